@@ -1,0 +1,94 @@
+"""Errors of ours. A program's failure is never one of these: it is an `Outcome`.
+
+SandboxServerError
++ ConfigError          the operator can fix it            exit 78
++ InvalidRequest       the caller's arguments are wrong   tool error
++ PolicyDenied         the caller should do otherwise     tool error
++ LimitExceeded        ask for less                       tool error
++ NotFound             no such thing, or not the caller's tool error
++ Busy                 no capacity now, retry later       tool error with retry_after
++ EngineUnavailable    the engine is down                 tool error, never shown as program output
++ SandboxLost          the sandbox died under a run       tool error; the code may have run
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SandboxServerError(Exception):
+    """Base of every error of ours.
+
+    `message` says what and where, `hint` what to do next. Both may be shown to a
+    model: they never hold secrets, host paths or tracebacks.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    retry_safe: ClassVar[bool] = False
+    """Whether the same call can be sent again without running code twice."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class ConfigError(SandboxServerError):
+    """The deployment is wrong in a way that only its operator can mend."""
+
+    code = "config_error"
+
+
+class InvalidRequest(SandboxServerError):
+    """The caller's arguments are wrong; nothing was run."""
+
+    code = "invalid_request"
+
+
+class PolicyDenied(SandboxServerError):
+    """The policy does not grant this; nothing was run."""
+
+    code = "policy_denied"
+
+    def __init__(self, message: str, *, rule: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.rule = rule
+
+
+class LimitExceeded(SandboxServerError):
+    """The request asks for more than a limit allows; nothing was run."""
+
+    code = "limit_exceeded"
+
+
+class NotFound(SandboxServerError):
+    """There is no such thing, or it is not the caller's. The two are not told apart."""
+
+    code = "not_found"
+
+
+class Busy(SandboxServerError):
+    """No sandbox became free in time; nothing was run. `retry_after` is in seconds."""
+
+    code = "busy"
+    retry_safe = True
+
+    def __init__(self, message: str, *, retry_after: float, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class EngineUnavailable(SandboxServerError):
+    """The engine does not answer or refused to make a sandbox; nothing was run."""
+
+    code = "engine_unavailable"
+    retry_safe = True
+
+
+class SandboxLost(SandboxServerError):
+    """The sandbox went away under a run. The code may have run, wholly or in part."""
+
+    code = "sandbox_lost"

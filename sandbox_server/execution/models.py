@@ -1,0 +1,151 @@
+"""What is asked of the execution manager and what it answers: plain frozen values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sandbox_server.engines.profile import KIB, MIB, Runtime
+
+Outcome = Literal[
+    "ok", "error", "signal", "timeout", "out_of_memory", "output_limit", "disk_full", "cancelled"
+]
+"""How a program ended. `error` is a non-zero exit, `signal` a death by a signal of its own making."""
+
+LimitName = Literal["wall", "cpu", "memory", "output", "disk"]
+StreamName = Literal["stdout", "stderr"]
+SessionState = Literal["none", "kept", "reset", "lost"]
+"""`none`: one-shot. `kept`: variables and files are as the last call left them.
+`reset`: files survive, the interpreter was started afresh. `lost`: nothing survives."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """Limits of one run. `wall` and `cpu` in seconds, `output` and `output_total` in bytes.
+
+    `output` is kept per stream (head and tail); the program is stopped with `output_limit`
+    once it has written more than `output_total` to stdout and stderr together.
+    """
+
+    wall: float = 30.0
+    cpu: float = 30.0
+    output: int = 256 * KIB
+    output_total: int = 64 * MIB
+    display_total: int = 8 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file to put into the workspace before the run. `path` is relative to `/workspace`."""
+
+    path: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """One execution. `code` may hold any text that encodes to UTF-8 without NUL."""
+
+    language: str
+    code: str
+    args: tuple[str, ...] = ()
+    stdin: bytes = b""
+    files: tuple[InputFile, ...] = ()
+    limits: RunLimits = field(default_factory=RunLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A piece of a stream as it came: raw bytes, possibly mid-character."""
+
+    stream: StreamName
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The call waits for a sandbox; `position` 1 is next."""
+
+    position: int
+
+
+RunEvent = Output | Queued
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """One stream, bounded and made safe for JSON: control characters are visible escapes.
+
+    `total_bytes` is what the program wrote, `omitted_bytes` what was left out of `text`
+    (0 = nothing); the cut is marked inside `text`.
+    """
+
+    text: str
+    total_bytes: int
+    omitted_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Display:
+    """A rich output: `image/png` (bytes), `text/html` or `text/plain` (UTF-8)."""
+
+    mime: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the run took. `cpu` in seconds over all its processes; `peak_memory` in bytes, the
+    most the whole sandbox has held since it was made. None: this runtime can't tell."""
+
+    wall: float
+    cpu: float | None
+    peak_memory: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds: waiting for a place, getting a sandbox, running, all together."""
+
+    queue: float
+    acquire: float
+    run: float
+    total: float
+    warm: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """`id` is None for a one-shot run. `note` says what happened when `state` is reset or lost."""
+
+    id: str | None
+    state: SessionState
+    expires_in: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """What stood between the program and the host."""
+
+    runtime: Runtime
+    grade: Literal["container", "user-space-kernel"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """The truth about one run. `limit` names the limit that ended it, if one did."""
+
+    outcome: Outcome
+    exit_code: int | None
+    signal: str | None
+    limit: LimitName | None
+    stdout: Captured
+    stderr: Captured
+    value: str | None
+    displays: tuple[Display, ...]
+    displays_omitted: int
+    usage: Usage
+    timings: Timings
+    session: SessionInfo
+    isolation: Isolation
