@@ -1,0 +1,40 @@
+"""What a policy grants and how a deployment is sized, as the execution manager takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sandbox_server.engines.profile import Profile
+from sandbox_server.execution.languages import Language
+from sandbox_server.execution.models import RunLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One language as the policy grants it: its sandbox, the limits of a run when the caller
+    names none, and the most that a caller may ask for."""
+
+    language: Language
+    profile: Profile
+    defaults: RunLimits = field(default_factory=RunLimits)
+    ceiling: RunLimits = field(default_factory=RunLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """How much the deployment runs at once. Times in seconds, `memory` in bytes.
+
+    `warm` sandboxes wait per profile. `sandboxes` caps all that exist at once (warm, busy and
+    in sessions) and `memory` the sum of their limits: admission is decided before creation.
+    """
+
+    warm: int = 2
+    sandboxes: int = 16
+    memory: int = 8 * 1024**3
+    parallel_starts: int = 2
+    queue: int = 64
+    queue_wait: float = 30.0
+    sessions: int = 8
+    session_idle: float = 900.0
+    session_ttl: float = 4 * 3600.0
+    reap_every: float = 30.0
