@@ -1,0 +1,88 @@
+"""Quantities as an operator writes them. Every size and every time carries its unit, so that
+`wall: 60` can't mean a minute to one reader and 60 ms to another."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_NUMBER: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([A-Za-z]*)")
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES: Final = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+_TIMES: Final = frozenset({"wall", "cpu", "queue_wait", "session_idle", "session_ttl"})
+_SIZES: Final = frozenset({"memory", "output", "output_total", "workspace", "tmp", "shm", "file_size"})
+_MEANT: Final = {
+    "k": "KiB", "kb": "KiB", "kib": "KiB", "m": "MiB", "mb": "MiB", "mib": "MiB",
+    "g": "GiB", "gb": "GiB", "gib": "GiB", "b": "B",
+}  # fmt: skip
+
+
+def parse_duration(value: object) -> float:
+    """Seconds of `500ms`, `10s`, `1.5s`, `15m` or `4h`. Raises ValueError."""
+    number, unit = _split(value, "a time such as 500ms, 10s, 15m or 4h")
+    if unit not in _SECONDS:
+        raise ValueError(f"{_shown(value)}: unknown unit of time, write ms, s, m or h")
+    return float(number) * _SECONDS[unit]
+
+
+def parse_size(value: object) -> int:
+    """Bytes of `100B`, `64KiB`, `1.5MiB` or `1GiB`. Raises ValueError.
+
+    `k`, `M` and `MB` are refused: tools disagree on whether they mean 1000 or 1024.
+    """
+    number, unit = _split(value, "a size such as 64KiB, 256MiB or 1GiB")
+    if unit not in _BYTES:
+        meant = _MEANT.get(unit.lower())
+        advice = f"did you mean '{number}{meant}'?" if meant else "write B, KiB, MiB or GiB"
+        raise ValueError(f"{_shown(value)}: unknown unit of size, {advice}")
+    size = float(number) * _BYTES[unit]
+    if not size.is_integer():
+        raise ValueError(f"{_shown(value)}: is not a whole number of bytes")
+    return int(size)
+
+
+def parse_count(value: object) -> int:
+    """A number of things: `4096`, or `16k` for 16 x 1024 as tmpfs counts inodes. Raises ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,6}k", value):
+        return int(value[:-1]) * 1024
+    raise ValueError(f"{_shown(value)}: expected a number such as 4096 or 16k (k = 1024)")
+
+
+def quantity_text(key: str, value: float) -> str:
+    """The value of `key` as this file format writes it: `30s`, `256MiB`, `64`."""
+    if key in _TIMES:
+        return f"{value:g}s"
+    if key not in _SIZES:
+        return f"{value:g}"
+    for unit in ("GiB", "MiB", "KiB"):
+        if value >= _BYTES[unit] and value % _BYTES[unit] == 0:
+            return f"{value // _BYTES[unit]:.0f}{unit}"
+    return f"{value:.0f}B"
+
+
+def _split(value: object, expected: str) -> tuple[str, str]:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f"{value}: has no unit, expected {expected}")
+    match = _NUMBER.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{_shown(value)}: expected {expected}")
+    if not match[2]:
+        raise ValueError(f"{_shown(value)}: has no unit, expected {expected}")
+    return match[1], match[2]
+
+
+def _shown(value: object) -> str:
+    match value:
+        case str():
+            return repr(value if len(value) <= 40 else value[:37] + "...")
+        case dict():
+            return "a mapping"
+        case tuple() | list():
+            return "a list"
+        case None:
+            return "nothing"
+        case bool():
+            return str(value).lower()
+    return repr(value)
