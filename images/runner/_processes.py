@@ -1,0 +1,148 @@
+"""Processes: becoming a safe PID 1, making children, killing and reaping everything."""
+
+import ctypes
+import fcntl
+import os
+import resource
+import signal
+import sys
+import time
+
+PR_SET_DUMPABLE = 4
+NICE = 10
+OOM_SCORE = 1000
+READ_SIZE = 64 * 1024
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def become_untouchable():
+    """Close ptrace and /proc/1/{mem,fd,environ} to processes of our own user."""
+    if _libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
+
+
+def take_wire():
+    """Move stdin and stdout out of the way of stray prints. Returns (in, out), both non-blocking."""
+    wire_in, wire_out = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 64), fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 64)
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    os.close(null)
+    os.set_blocking(wire_in, False)
+    os.set_blocking(wire_out, False)
+    return wire_in, wire_out
+
+
+def wake_on_sigchld():
+    """A descriptor that becomes readable when a child has ended."""
+    read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    return read_end
+
+
+def read(fd, size=READ_SIZE):
+    """Bytes, b"" at the end, or None if there is nothing to read now."""
+    try:
+        return os.read(fd, size)
+    except BlockingIOError:
+        return None
+
+
+def drain(fd):
+    while read(fd):
+        pass
+
+
+def reap():
+    """Every child that has ended: (pid, wait status, rusage)."""
+    ended = []
+    while True:
+        try:
+            pid, status, rusage = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        ended.append((pid, status, rusage))
+
+
+def kill_all(spare, until):
+    """Kill every process but PID 1 and `spare` (pids). Returns (alone, ended): whether a look at
+    /proc proved that nothing else is left, and the (pid, status, rusage) of who was reaped."""
+    ended = []
+    pause = 0.0002
+    while True:
+        if spare:
+            _kill_each(_others(spare))
+        else:
+            _kill_everything()
+        ended += reap()
+        if not _others(spare):
+            return True, ended
+        if time.monotonic() > until:
+            return False, ended
+        time.sleep(pause)
+        pause = min(pause * 2, 0.005)
+
+
+def _kill_everything():
+    try:
+        os.kill(-1, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _kill_each(pids):
+    # Stop them all first: a fork bomb that is killed one by one outruns the killer.
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
+
+
+def _others(spare):
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1" and int(name) not in spare]
+
+
+def fork():
+    """os.fork whose child is an ordinary, killable, low-priority process of its own session."""
+    pid = os.fork()
+    if pid == 0:
+        _libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.setsid()
+        # Weaker than PID 1 in both ways: it must get the CPU when it has to kill,
+        # and must not be who the OOM killer picks.
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(OOM_SCORE))
+    return pid
+
+
+def adopt(fds, keep=()):
+    """In a child: make `fds` its descriptors 0.. and close all others but `keep`."""
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in fds]
+    for target, fd in enumerate(high):
+        os.dup2(fd, target)
+    last = len(fds)
+    for fd in sorted(keep):
+        os.closerange(last, fd)
+        last = fd + 1
+    os.closerange(last, 4096)
+
+
+def limit_cpu(seconds):
+    """A second line of defence for one process; the supervisor counts the whole run."""
+    whole = int(seconds) + 2
+    resource.setrlimit(resource.RLIMIT_CPU, (whole, whole + 1))
+
+
+def clear_preload_traces():
+    """What a preloaded module left behind must not show in programs: warnings filters do not."""
+    sys.argv = [""]

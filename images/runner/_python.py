@@ -1,0 +1,321 @@
+"""Python code in a forked child: cells, tracebacks without our frames, rich results.
+
+Everything here runs in the program's own process; nothing that it reports is trusted.
+"""
+
+import ast
+import atexit
+import builtins
+import io
+import json
+import linecache
+import os
+import random
+import resource
+import signal
+import socket
+import struct
+import sys
+import threading
+import traceback
+import types
+import warnings
+
+import _processes as processes
+from _files import WORKSPACE
+
+VALUE, DISPLAY = 1, 2
+REPR_LIMIT = 64 * 1024
+DISPLAY_LIMIT = 8 * 1024 * 1024
+OURS = ("_accounting", "_files", "_processes", "_python", "_run", "_wire")
+TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+CO_COROUTINE = 0x80
+
+
+def pack(request):
+    """What a cell needs of a run request, as bytes."""
+    return json.dumps({key: request[key] for key in ("code", "args", "file")}).encode()
+
+
+def run_once(request, fds):
+    """Run the program in this process, which ends with its exit code."""
+    side = _side_channel(fds[3])
+    processes.adopt(fds[:3], keep=(side,))
+    shell = Shell(side)
+    code = shell.run(request)
+    _finish(code)
+
+
+def serve_cells(control):
+    """Run cells from the control socket (a descriptor) until it closes."""
+    processes.adopt((os.open("/dev/null", os.O_RDWR),) * 3, keep=(control,))
+    channel = socket.socket(fileno=control)
+    shell = None
+    while True:
+        message, fds, _flags, _address = socket.recv_fds(channel, 16, 5)
+        if not message:
+            os._exit(0)
+        code_fd, *streams = fds
+        with open(code_fd, "rb") as file:
+            cell = json.loads(file.read())
+        side = streams.pop()
+        for target, fd in enumerate(streams):
+            os.dup2(fd, target)
+            os.close(fd)
+        os.set_inheritable(side, False)
+        shell = shell or Shell(side)
+        shell.side = side
+        # SystemExit ends the cell, not the interpreter: the session's state is worth more.
+        code = shell.run(cell)
+        _flush()
+        _detach(side)
+        channel.send(str(code).encode())
+
+
+def _side_channel(fd):
+    import fcntl
+
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200)
+
+
+def _detach(side):
+    """Let go of the cell's pipes, so that they end with the cell."""
+    os.close(side)
+    null = os.open("/dev/null", os.O_RDWR)
+    for target in range(3):
+        os.dup2(null, target)
+    os.close(null)
+
+
+def _flush():
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass  # closed or broken by the program: its own affair
+
+
+def _finish(code):
+    """End as the interpreter would: join threads, run atexit, flush, exit."""
+    try:
+        threading._shutdown()
+        atexit._run_exitfuncs()
+    except SystemExit as error:
+        code = _exit_code(error)
+    except BaseException:
+        traceback.print_exc()
+        code = code or 1
+    _flush()
+    os._exit(code)
+
+
+def _exit_code(error):
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return error.code & 0xFF
+    print(error.code, file=sys.stderr)
+    return 1
+
+
+class Shell:
+    """A namespace that code runs in, as `__main__`."""
+
+    def __init__(self, side):
+        self.side = side
+        self.count = 0
+        self.displayed = 0
+        _become_a_program()
+        self.module = types.ModuleType("__main__")
+        self.module.__builtins__ = builtins
+        self.module.display = self.display
+        sys.modules["__main__"] = self.module
+        _hook_matplotlib(self)
+
+    def run(self, cell):
+        """Run one cell; returns its exit code."""
+        self.count += 1
+        self.displayed = 0
+        _open_streams()
+        name = cell["file"] if self.count == 1 else f"cell-{self.count}.py"
+        sys.argv = [name, *cell["args"]]
+        source = cell["code"]
+        linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+        try:
+            value = self._execute(source, name)
+            if value is not None:
+                self.module._ = value
+                self.display(value, is_result=True)
+            self.flush_figures()
+        except SystemExit as error:
+            self.flush_figures()
+            return _exit_code(error)
+        except KeyboardInterrupt:
+            _print_trimmed()
+            return 130
+        except BaseException:
+            _print_trimmed()
+            return 1
+        return 0
+
+    def _execute(self, source, name):
+        tree = ast.parse(source, name)
+        last = None
+        if tree.body and isinstance(tree.body[-1], ast.Expr) and not source.rstrip().endswith(";"):
+            last = ast.Expression(tree.body.pop().value)
+        self._evaluate(compile(tree, name, "exec", TOP_LEVEL_AWAIT))
+        if last is not None:
+            return self._evaluate(compile(last, name, "eval", TOP_LEVEL_AWAIT))
+        return None
+
+    def _evaluate(self, code):
+        result = eval(code, self.module.__dict__)
+        if code.co_flags & CO_COROUTINE:
+            import asyncio
+
+            return asyncio.run(result)
+        return result
+
+    # --- rich output
+
+    def display(self, value, *, is_result=False):
+        """Show a value: its PNG or HTML form if it has one, and its repr if it is the result."""
+        figure = _figure_of(value)
+        if figure is not None:
+            self._send_figure(figure)
+        else:
+            for mime, method in (("image/png", "_repr_png_"), ("text/html", "_repr_html_")):
+                data = _call_repr(value, method)
+                if data is not None:
+                    self.send_display(mime, data)
+                    break
+        if is_result:
+            self._send(VALUE, _shorten(repr(value)))
+        elif figure is None:
+            print(repr(value))
+
+    def flush_figures(self, *_args, **_kwargs):
+        """Send every open matplotlib figure and close it: what `plt.show()` does here."""
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        if pyplot is None:
+            return
+        for number in pyplot.get_fignums():
+            self._send_figure(pyplot.figure(number))
+        pyplot.close("all")
+
+    def _send_figure(self, figure):
+        buffer = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            figure.savefig(buffer, format="png", bbox_inches="tight")
+        self.send_display("image/png", buffer.getvalue())
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        if pyplot is not None:
+            pyplot.close(figure)
+
+    def send_display(self, mime, data):
+        if len(data) > DISPLAY_LIMIT:
+            print(f"sandbox: a display of {len(data)} bytes is too large to show", file=sys.stderr)
+            return
+        self._send(DISPLAY, mime.encode() + b"\0" + data)
+
+    def _send(self, kind, body):
+        view = memoryview(struct.pack(">BI", kind, len(body)) + body)
+        while view:
+            view = view[os.write(self.side, view) :]
+
+
+def _become_a_program():
+    """Make this fork of the runner look and behave like a fresh interpreter."""
+    for name in OURS:
+        sys.modules.pop(name, None)
+    sys.path[:] = [WORKSPACE, *(path for path in sys.path if path and not path.startswith("/opt/sandbox"))]
+    os.chdir(WORKSPACE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    # Forks of one interpreter would all draw the same "random" numbers.
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def _open_streams():
+    """Fresh stream objects: the last cell may have closed or replaced them."""
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stdout = sys.__stdout__ = open(
+        1, "w", encoding="utf-8", errors="surrogateescape", buffering=1, closefd=False
+    )
+    sys.stderr = sys.__stderr__ = open(
+        2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
+    )
+
+
+def _print_trimmed():
+    """Print the exception that is being handled, without our own frames at its top."""
+    kind, error, trace = sys.exc_info()
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    try:
+        sys.last_exc = error
+        traceback.print_exception(kind, error.with_traceback(trace), trace)
+    except BaseException:
+        os.write(2, f"{kind.__name__} (its traceback could not be printed)\n".encode())
+
+
+def _shorten(text):
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) > REPR_LIMIT:
+        note = f"... ({len(data)} bytes in all)".encode()
+        data = data[:REPR_LIMIT].decode("utf-8", "ignore").encode() + note
+    return data
+
+
+def _call_repr(value, method):
+    if isinstance(value, type):
+        return None
+    try:
+        result = getattr(value, method, None)
+        result = result() if callable(result) else None
+    except Exception:
+        return None  # a broken rich repr falls back to the plain one, as in notebooks
+    if isinstance(result, str):
+        return result.encode("utf-8", "backslashreplace")
+    return result if isinstance(result, bytes) else None
+
+
+def _figure_of(value):
+    """The matplotlib figure that `value` is, if it is one."""
+    module = sys.modules.get("matplotlib.figure")
+    return value if module is not None and isinstance(value, module.Figure) else None
+
+
+def _hook_matplotlib(shell):
+    """Make `plt.show()` show, now or as soon as pyplot is imported."""
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is not None:
+        pyplot.show = shell.flush_figures
+        return
+    sys.meta_path.insert(0, _PyplotFinder(shell))
+
+
+class _PyplotFinder:
+    """Finds matplotlib.pyplot as usual and patches it once loaded."""
+
+    def __init__(self, shell):
+        self.shell = shell
+
+    def find_spec(self, name, path, target=None):
+        if name != "matplotlib.pyplot":
+            return None
+        sys.meta_path.remove(self)
+        from importlib.util import find_spec
+
+        spec = find_spec(name)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            module.show = self.shell.flush_figures
+
+        spec.loader.exec_module = exec_module
+        return spec

@@ -1,0 +1,304 @@
+"""One run: its main process, its pipes, its end."""
+
+import os
+import signal
+import socket
+import time
+
+import _accounting as accounting
+import _files as files
+import _processes as processes
+import _python as python
+import _wire as wire
+
+CODE_DIRECTORY = "/tmp/.sandbox"
+DRAIN_LIMIT = 4 * 1024 * 1024
+KILL_SECONDS = 2.0
+
+
+class Interpreter:
+    """A kept Python child: it takes cells over a socket and says when each is done."""
+
+    def __init__(self):
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.pid = processes.fork()
+        if self.pid == 0:
+            python.serve_cells(theirs.detach())
+        theirs.close()
+        self.control.setblocking(False)
+
+    def run(self, cell, fds):
+        """Send the cell (bytes) and the descriptors that are its stdin, stdout, stderr and side."""
+        # The code may be larger than a socket message, so it travels as a file of its own.
+        code = os.memfd_create("cell", os.MFD_CLOEXEC)
+        try:
+            os.write(code, cell)
+            os.lseek(code, 0, os.SEEK_SET)
+            socket.send_fds(self.control, [b"cell"], [code, *fds])
+        finally:
+            os.close(code)
+
+    def close(self):
+        self.control.close()
+
+
+class Run:
+    """RUNNING until the main process ends or is killed, then DRAINING its pipes, then closed."""
+
+    outlives_runs = False
+
+    def __init__(self, supervisor, number, request):
+        self.supervisor = supervisor
+        self.number = number
+        self.request = request
+        self.credit = wire.WINDOW
+        self.cause = None
+        self.status = None
+        self.finished = False
+        self.alone = False
+        self.fresh = False
+        self.pid = None
+        self.keep = bool(request.get("keep"))
+        self.stdin = None
+        self.stdin_pending = bytearray()
+        self.stdin_ended = False
+        self.pipes = {}
+        self.drained = 0
+        self.cpu_limit = request.get("cpu")
+        self.cpu_start = accounting.cpu_us()
+        self.oom_start = accounting.oom_kills()
+
+    # --- start
+
+    def start(self):
+        theirs = self._make_pipes()
+        try:
+            if self.keep:
+                self._start_cell(theirs)
+            else:
+                self.pid = processes.fork()
+                if self.pid == 0:
+                    self._in_child(theirs)
+        finally:
+            for fd in theirs:
+                os.close(fd)
+
+    def _make_pipes(self):
+        """Our ends go into self; returns theirs: stdin, stdout, stderr, side."""
+        if self.request.get("stdin"):
+            stdin, self.stdin = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(self.stdin, False)
+        else:
+            stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        theirs = [stdin]
+        for kind in (wire.STDOUT, wire.STDERR, wire.SIDE):
+            ours, other = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(ours, False)
+            self.pipes[ours] = kind
+            self.supervisor.on_readable(ours, self._on_readable)
+            theirs.append(other)
+        return theirs
+
+    def _start_cell(self, theirs):
+        if self.supervisor.interpreter is None:
+            self.supervisor.interpreter = Interpreter()
+            self.fresh = True
+        interpreter = self.supervisor.interpreter
+        self.pid = interpreter.pid
+        self.supervisor.on_readable(interpreter.control.fileno(), self._on_cell_done)
+        interpreter.run(python.pack(self.request), theirs)
+
+    def _in_child(self, theirs):
+        try:
+            if self.cpu_limit:
+                processes.limit_cpu(self.cpu_limit)
+            if self.request["mode"] == "fork":
+                python.run_once(self.request, theirs)
+            else:
+                _execute(self.request, theirs)
+        finally:
+            os._exit(126)
+
+    # --- while it runs
+
+    @property
+    def needs_checks(self):
+        return not self.finished and bool(self.cpu_limit)
+
+    def claims(self, pid):
+        return pid == self.pid
+
+    def feed(self, payload):
+        self.stdin_pending += payload
+        self._pump_stdin()
+
+    def end_of_input(self):
+        self.stdin_ended = True
+        self._pump_stdin()
+
+    def cancel(self):
+        if not self.finished:
+            self._stop("cancelled")
+
+    def _pump_stdin(self, _fd=None):
+        if self.stdin is None:
+            return
+        try:
+            while self.stdin_pending:
+                sent = os.write(self.stdin, memoryview(self.stdin_pending)[: 64 * 1024])
+                del self.stdin_pending[:sent]
+                self.supervisor.out.send_credit(self.number, sent)
+        except BlockingIOError:
+            if self.stdin not in self.supervisor.writers:
+                self.supervisor.on_writable(self.stdin, self._pump_stdin)
+            return
+        except BrokenPipeError:
+            # The program has closed its stdin: swallow the rest, as a shell pipe would.
+            self.supervisor.out.send_credit(self.number, len(self.stdin_pending))
+            self.stdin_pending.clear()
+        self.supervisor.ignore(self.stdin)
+        if self.stdin_ended:
+            self._close_stdin()
+
+    def _close_stdin(self):
+        if self.stdin is not None:
+            self.supervisor.ignore(self.stdin)
+            os.close(self.stdin)
+            self.stdin = None
+
+    def _on_readable(self, fd):
+        allowed = min(self.credit, wire.MAX_PAYLOAD)
+        if allowed <= 0 or self.supervisor.congested:
+            self.supervisor.ignore(fd)
+            return
+        data = processes.read(fd, allowed)
+        if data is None:
+            return
+        if not data:
+            self._close_pipe(fd)
+            return
+        self.credit -= len(data)
+        if self.finished:
+            self.drained += len(data)
+        self.supervisor.out.send(self.pipes[fd], self.number, data)
+
+    def _close_pipe(self, fd):
+        self.supervisor.ignore(fd)
+        del self.pipes[fd]
+        os.close(fd)
+
+    def _on_cell_done(self, fd):
+        try:
+            report = self.supervisor.interpreter.control.recv(64)
+        except BlockingIOError:
+            return
+        self.supervisor.ignore(fd)
+        if report and not self.finished:
+            self.status = int(report) << 8 if report.isdigit() else 1 << 8
+            self._end()
+        # An empty report: the interpreter died, and its exit status will tell.
+
+    def _stop(self, cause):
+        self.cause = cause
+        self._end()
+
+    def step(self):
+        if not self.finished:
+            if self.pid in self.supervisor.statuses:
+                self.status = self.supervisor.statuses.pop(self.pid)
+                self._end()
+            elif self.cpu_limit and accounting.cpu_us() - self.cpu_start > self.cpu_limit * 1_000_000:
+                self._stop("cpu")
+        if self.finished:
+            self._drain()
+        elif self.credit > 0 and not self.supervisor.congested:
+            for fd in self.pipes:
+                if fd not in self.supervisor.readers:
+                    self.supervisor.on_readable(fd, self._on_readable)
+
+    # --- the end
+
+    def _end(self):
+        """Kill all that is left of the run and learn how its main process ended."""
+        self.finished = True
+        self._close_stdin()
+        if self.keep and self.cause:
+            self.supervisor.drop_interpreter()
+        spare = self.supervisor.spared()
+        self.alone, ended = processes.kill_all(spare, until=time.monotonic() + KILL_SECONDS)
+        for pid, status, _rusage in ended:
+            if pid == self.pid and self.status is None:
+                self.status = status
+            elif pid != self.pid:
+                self.supervisor.statuses[pid] = status
+        self._forget_strangers()
+
+    def _forget_strangers(self):
+        claimed = {channel.pid for channel in self.supervisor.channels.values()}
+        for pid in set(self.supervisor.statuses) - claimed:
+            del self.supervisor.statuses[pid]
+
+    def _drain(self):
+        """Send what is still in the pipes, as far as credit goes; then close the channel."""
+        for fd in list(self.pipes):
+            while fd in self.pipes and self.credit > 0 and not self.supervisor.congested:
+                before = self.credit
+                self._on_readable(fd)
+                if self.credit == before and fd in self.pipes:
+                    # Nothing more to read although somebody holds the other end: a kept interpreter.
+                    self._close_pipe(fd)
+            if fd in self.pipes and self.drained > DRAIN_LIMIT:
+                self._close_pipe(fd)
+        if not self.pipes:
+            self.supervisor.close(self.number, self._result())
+
+    def _result(self):
+        exit_code, number = _decode(self.status)
+        return {
+            "exit_code": exit_code,
+            "signal": number,
+            "cause": self.cause,
+            "cpu_us": max(0, accounting.cpu_us() - self.cpu_start),
+            "peak_memory": accounting.peak_memory(),
+            "oom_kills": accounting.oom_kills() - self.oom_start,
+            "full": files.full_file_systems(),
+            "alone": self.alone,
+            "interpreter": self._interpreter_state(),
+            "fresh": self.fresh,
+        }
+
+    def _interpreter_state(self):
+        if not self.keep:
+            return None
+        interpreter = self.supervisor.interpreter
+        return "kept" if interpreter and interpreter.pid == self.pid else "gone"
+
+
+def _decode(status):
+    if status is None:
+        return None, None
+    if os.WIFSIGNALED(status):
+        return None, os.WTERMSIG(status)
+    return os.WEXITSTATUS(status), None
+
+
+def _execute(request, theirs):
+    """In the child: write the program down and become it."""
+    processes.adopt(theirs[:3])
+    os.chdir(files.WORKSPACE)
+    path = os.path.join(CODE_DIRECTORY, request["file"])
+    try:
+        os.makedirs(CODE_DIRECTORY, mode=0o700, exist_ok=True)
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            file.write(request["code"])
+    except OSError as error:
+        os.write(2, f"sandbox: the program could not be written to /tmp: {error.strerror}\n".encode())
+        os._exit(126)
+    argv = [path if item == "{file}" else item for item in request["argv"]] + request["args"]
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execv(argv[0], argv)
+    except OSError as error:
+        os.write(2, f"sandbox: {argv[0]}: {error.strerror}\n".encode())
+        os._exit(127)

@@ -1,0 +1,250 @@
+"""The runner: PID 1 of every sandbox. Python standard library only.
+
+Why PID 1, without any capability: the kernel drops every signal, SIGKILL included, that a
+process sends to the init of its own PID namespace, so untrusted code can't kill us, and
+`kill(-1, SIGKILL)` from here ends everything it started, however it daemonised. We are not
+dumpable, so `/proc/1/{mem,fd,environ}` and ptrace are closed, and no child inherits our
+descriptors: a program can't forge its own result. (Under gVisor a program can kill PID 1;
+the host then sees the stream end and says that the sandbox was lost.)
+
+THE WIRE, protocol 1. Our stdin and stdout carry frames, both ways:
+
+    frame = length:u32 type:u8 channel:u32 payload         (big-endian; length counts the payload)
+
+Channel 0 is control; the host numbers the others and never uses a number twice.
+
+    host -> runner                                 runner -> host
+     1 SETUP  0 {"preload": [module...]}            16 HELLO  0 {"protocol": 1}
+     2 OPEN   n {"op": ...}                         17 READY  0 {"python": "3.13.5", ...}
+     3 DATA   n bytes for the program's stdin,      18 STDOUT n bytes
+              or of the file that is written        19 STDERR n bytes
+     4 END    n no more DATA                        20 SIDE   n records: kind:u8 length:u32 body
+     5 CREDIT n amount:u32                           5 CREDIT n amount:u32
+     6 CANCEL n kill it now                         21 CLOSE  n {...}, exactly one, the channel's last
+
+HELLO comes first; SETUP answers it; READY follows once the preload is imported.
+Flow control: each direction of a channel starts with a window of 256 KiB for DATA, or for
+STDOUT, STDERR and SIDE together; CREDIT enlarges it. Who has no credit left does not send,
+which holds the program back through its full pipe. Frames from the runner are at most 64 KiB.
+
+Operations (OPEN):
+  {"op": "ping"}                      CLOSE {"ok": true}
+  {"op": "write", "path": "a/b.csv", "append": false}, then DATA... END
+                                      CLOSE {"ok": true, "size": n} or {"ok": false, "error": "ENOSPC", "message": ...}
+                                      Paths are relative to /workspace; parents are made.
+  {"op": "run", "mode": "fork"|"spawn", "code": ..., "args": [...], "cpu": seconds|null,
+   "stdin": bool, "keep": bool, "file": "main.py", "argv": ["/usr/bin/node", "{file}"]}
+       fork:  the code runs in a fork of this interpreter. With keep, the fork stays and runs
+              the next such cell too, so that its variables live on.
+       spawn: the code is written to a file and argv is executed.
+       One run at a time. When its main process ends, everything else that it started is
+       killed, what is left in its pipes is sent, and then comes
+       CLOSE {"exit_code": int|null, "signal": int|null,
+              "cause": null|"cancelled"|"cpu",      why we killed it, if we did
+              "cpu_us": int|null, "peak_memory": bytes|null, "oom_kills": int,
+              "full": [paths of file systems with no space or inodes left],
+              "alone": bool,        proved: nothing of the run is left; if not, destroy the sandbox
+              "interpreter": null|"kept"|"gone", "fresh": bool}   fresh: this cell was its first
+
+SIDE records come from inside the program's own process and are worth what it is worth:
+kind 1 is the last expression's repr, kind 2 a display: its MIME type, NUL, its bytes.
+"""
+
+import gc
+import json
+import os
+import platform
+import select
+import signal
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import _accounting as accounting
+import _files as files
+import _processes as processes
+import _wire as wire
+from _run import Run
+
+CPU_CHECK_MS = 50
+OUT_HIGH_WATER = 1024 * 1024
+
+
+class Supervisor:
+    """One event loop over the wire, the pipes of the current run, and SIGCHLD."""
+
+    def __init__(self, wire_in, wire_out):
+        self.poll = select.poll()
+        self.out = wire.Writer(wire_out)
+        self.decoder = wire.Decoder()
+        self.wire_in = wire_in
+        self.wake = processes.wake_on_sigchld()
+        self.readers = {}
+        self.writers = {}
+        self.channels = {}
+        self.run = None
+        self.interpreter = None
+        self.statuses = {}
+        self.poll.register(wire_in, select.POLLIN)
+        self.poll.register(self.wake, select.POLLIN)
+
+    # --- the loop
+
+    def serve(self):
+        self.out.send_json(wire.HELLO, 0, {"protocol": 1})
+        while True:
+            self.out.flush()
+            self._watch_wire_out()
+            timeout = CPU_CHECK_MS if self.run and self.run.needs_checks else None
+            for fd, _event in self.poll.poll(timeout):
+                if fd == self.wire_in:
+                    if not self._read_wire():
+                        return
+                elif fd == self.wake:
+                    processes.drain(self.wake)
+                elif fd in self.readers:
+                    self.readers[fd](fd)
+                elif fd in self.writers:
+                    self.writers[fd](fd)
+            self._reap()
+            for channel in list(self.channels.values()):
+                channel.step()
+
+    def _watch_wire_out(self):
+        if self.out.pending:
+            self.poll.register(self.out.fd, select.POLLOUT)
+        else:
+            self._forget(self.out.fd)
+
+    def _read_wire(self):
+        data = processes.read(self.wire_in, 256 * 1024)
+        if data is None:
+            return True
+        for kind, number, payload in self.decoder.feed(data):
+            self._dispatch(kind, number, payload)
+        return bool(data)
+
+    def _reap(self):
+        for pid, status, _rusage in processes.reap():
+            self.statuses[pid] = status
+            if self.interpreter and pid == self.interpreter.pid:
+                self.drop_interpreter()
+            if not any(channel.claims(pid) for channel in self.channels.values()):
+                del self.statuses[pid]
+
+    # --- frames
+
+    def _dispatch(self, kind, number, payload):
+        if kind == wire.SETUP:
+            self._set_up(json.loads(payload))
+        elif kind == wire.OPEN:
+            self._open(number, json.loads(payload))
+        elif number in self.channels:
+            channel = self.channels[number]
+            if kind == wire.DATA:
+                channel.feed(payload)
+            elif kind == wire.END:
+                channel.end_of_input()
+            elif kind == wire.CREDIT:
+                channel.credit += int.from_bytes(payload, "big")
+            elif kind == wire.CANCEL:
+                channel.cancel()
+
+    def _set_up(self, setup):
+        failed = {}
+        for name in setup.get("preload", ()):
+            try:
+                __import__(name)
+            except Exception as error:
+                failed[name] = repr(error)[:200]
+        processes.clear_preload_traces()
+        gc.collect()
+        gc.freeze()
+        self.out.send_json(
+            wire.READY,
+            0,
+            {
+                "python": platform.python_version(),
+                "preload_failed": failed,
+                "accounting": accounting.SOURCE,
+                "pid": os.getpid(),
+                "uid": os.getuid(),
+            },
+        )
+
+    def _open(self, number, request):
+        op = request["op"]
+        if op == "run" and self.run is not None:
+            self.close(number, {"ok": False, "error": "EBUSY", "message": "a run is going on"})
+        elif op == "run":
+            self.run = self.channels[number] = Run(self, number, request)
+            self.run.start()
+        elif op == "write":
+            self.channels[number] = files.Write(self, number, request)
+        elif op == "ping":
+            self.close(number, {"ok": True})
+        else:
+            self.close(number, {"ok": False, "error": "EINVAL", "message": "unknown operation"})
+
+    # --- what channels call
+
+    def close(self, number, result):
+        """Send CLOSE and forget the channel."""
+        channel = self.channels.pop(number, None)
+        if channel is not None and channel is self.run:
+            self.run = None
+        self.out.send_json(wire.CLOSE, number, result)
+
+    def drop_interpreter(self):
+        """Forget the kept interpreter; whoever calls has killed it or will."""
+        if self.interpreter is not None:
+            self.ignore(self.interpreter.control.fileno())
+            self.interpreter.close()
+            self.interpreter = None
+
+    def on_readable(self, fd, callback):
+        self.readers[fd] = callback
+        self.poll.register(fd, select.POLLIN)
+
+    def on_writable(self, fd, callback):
+        self.writers[fd] = callback
+        self.poll.register(fd, select.POLLOUT)
+
+    def ignore(self, fd):
+        self.readers.pop(fd, None)
+        self.writers.pop(fd, None)
+        self._forget(fd)
+
+    def _forget(self, fd):
+        try:
+            self.poll.unregister(fd)
+        except KeyError:
+            pass
+
+    @property
+    def congested(self):
+        """The host reads more slowly than programs write: hold the pipes back."""
+        return self.out.pending > OUT_HIGH_WATER
+
+    def spared(self):
+        """Processes that outlive a run: the kept interpreter and file operations under way."""
+        pids = {channel.pid for channel in self.channels.values() if channel.outlives_runs}
+        if self.interpreter:
+            pids.add(self.interpreter.pid)
+        return pids
+
+
+def main():
+    processes.become_untouchable()
+    wire_in, wire_out = processes.take_wire()
+    try:
+        Supervisor(wire_in, wire_out).serve()
+    finally:
+        # The host is gone: nothing here may outlive it. PID 1's exit ends the namespace.
+        processes.kill_all(spare=frozenset(), until=time.monotonic() + 1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+if __name__ == "__main__":
+    main()
