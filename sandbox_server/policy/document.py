@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import yaml
 
@@ -75,7 +75,7 @@ def parse(raw: bytes) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(filter(None, (error.context, error.problem))) or "not YAML"
-        raise Malformed(what, _mark(mark) if mark else Mark(1, 1)) from None
+        raise Malformed(what, _mark(mark)) from None
     except yaml.YAMLError as error:
         at = getattr(error, "position", 0)
         raise Malformed("a character that YAML does not allow", _position(raw, at)) from None
@@ -156,8 +156,13 @@ def _scalar(text: str, mark: Mark, path: Path) -> object:
     return text
 
 
-def _mark(mark: yaml.Mark) -> Mark:
-    return Mark(mark.line + 1, mark.column + 1)
+def _mark(mark: _YamlMark | None) -> Mark:
+    return Mark(mark.line + 1, mark.column + 1) if mark else Mark(1, 1)
+
+
+class _YamlMark(Protocol):
+    line: int
+    column: int
 
 
 def _position(raw: bytes, offset: int) -> Mark:

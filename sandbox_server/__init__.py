@@ -1,0 +1,1 @@
+"""An MCP server that runs untrusted code in throwaway containers."""

@@ -1,0 +1,110 @@
+"""The settings of one server process: frozen, typed, and the only place that reads the environment."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from sandbox_server.errors import ConfigError
+from sandbox_server.shipped import shipped
+
+Transport = Literal["stdio", "http"]
+
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+
+NAME: Final = "mcp-sandbox-server"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where HTTP is served. `no_auth` is the operator's word that nobody has to prove who they are."""
+
+    host: str = "127.0.0.1"
+    port: int = 8700
+    no_auth: bool = False
+
+    def check(self) -> None:
+        """Raises ConfigError for an endpoint that would let strangers run code."""
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port {self.port} does not exist", hint="give one from 0 (any) to 65535")
+        loopback = self.host in LOOPBACK
+        if self.no_auth and not loopback:
+            raise ConfigError(
+                f"--no-auth on {self.host} would let anyone who reaches this machine run code",
+                hint="serve on 127.0.0.1 and tunnel to it (ssh -L), or use --transport stdio",
+            )
+        if not loopback:
+            raise ConfigError(
+                f"this version has no tokens yet, so it can't serve on {self.host}",
+                hint="serve on 127.0.0.1 with --no-auth, or use --transport stdio",
+            )
+        if not self.no_auth:
+            raise ConfigError(
+                "HTTP without tokens lets every user and program of this machine run code",
+                hint="add --no-auth if that is what you want (this version has no tokens yet)",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`policy` is a file; `state_dir` is made if absent; `docker_host` None means Docker's own default.
+
+    `instance` names this deployment's containers; None takes the first slot that no live server holds.
+    """
+
+    policy: Path
+    state_dir: Path
+    transport: Transport = "stdio"
+    endpoint: Endpoint = Endpoint()
+    instance: str | None = None
+    docker_host: str | None = None
+    insecure_allow_missing: frozenset[str] = frozenset()
+
+    @classmethod
+    def read(
+        cls,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        transport: Transport = "stdio",
+        endpoint: Endpoint | None = None,
+        policy: Path | None = None,
+        state_dir: Path | None = None,
+        instance: str | None = None,
+        insecure_allow_missing: frozenset[str] = frozenset(),
+    ) -> Settings:
+        """Arguments come from the command line and win over the environment:
+        SANDBOX_SERVER_POLICY, _STATE_DIR, _INSTANCE, _INSECURE_ALLOW_MISSING (a comma between names)
+        and DOCKER_HOST. Raises ConfigError."""
+        endpoint = endpoint or Endpoint()
+        if transport == "http":
+            endpoint.check()
+        missing = environ.get("SANDBOX_SERVER_INSECURE_ALLOW_MISSING", "")
+        return cls(
+            policy=policy or _path(environ, "SANDBOX_SERVER_POLICY") or shipped("policies") / "default.yaml",
+            state_dir=state_dir or _path(environ, "SANDBOX_SERVER_STATE_DIR") or _state_dir(environ),
+            transport=transport,
+            endpoint=endpoint,
+            instance=instance or environ.get("SANDBOX_SERVER_INSTANCE") or None,
+            docker_host=environ.get("DOCKER_HOST") or None,
+            insecure_allow_missing=insecure_allow_missing | frozenset(filter(None, missing.split(","))),
+        )
+
+
+def _path(environ: Mapping[str, str], name: str) -> Path | None:
+    value = environ.get(name)
+    return Path(value).expanduser() if value else None
+
+
+def _state_dir(environ: Mapping[str, str]) -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib") / NAME
+    base = environ.get("XDG_STATE_HOME", "")
+    if base.startswith("/"):
+        return Path(base) / NAME
+    # MCP clients may start us with an empty environment: HOME is not to be relied on.
+    home = environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir
+    return Path(home) / ".local" / "state" / NAME
