@@ -9,7 +9,9 @@ against the guarantees written here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from anyio.abc import ByteStream
@@ -111,4 +113,67 @@ class Engine(Protocol):
 
     async def aclose(self) -> None:
         """Destroy every container of this boot and release the connection. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image as the engine has it. `size` in bytes, `created` a Unix time."""
+
+    id: str
+    tags: tuple[str, ...]
+    labels: dict[str, str]
+    size: int
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBuild:
+    """One image to build. `context` is an uncompressed tar on this host, with its Dockerfile at the top.
+
+    The build has the engine host's network (a package mirror may answer nowhere else).
+    """
+
+    tag: str
+    context: Path
+    labels: dict[str, str] = field(default_factory=dict)
+    arguments: dict[str, str] = field(default_factory=dict)
+    fresh: bool = False
+    """Build every step again, whatever the engine remembers of an earlier build."""
+
+
+class ImageStore(Protocol):
+    """Where an engine keeps images. Every method raises EngineUnavailable when the engine does not
+    answer. `log` is called in the event loop, once per line; it must be quick."""
+
+    async def find(self, reference: str) -> StoredImage | None:
+        """The image behind a tag or id, or None. Never asks a registry."""
+        ...
+
+    async def labelled(self, label: str) -> list[StoredImage]:
+        """Every image that carries `label`."""
+        ...
+
+    async def build(self, build: ImageBuild, *, log: Callable[[str], None]) -> str:
+        """Build and tag; returns the id. The tag appears only once the image is whole.
+
+        Raises ConfigError with the last lines of the log if a step fails.
+        """
+        ...
+
+    async def load_rootfs(self, tar: Path, *, tag: str, labels: dict[str, str]) -> str:
+        """Make an image of a root file system in an uncompressed tar on this host; returns its id."""
+        ...
+
+    async def pull(self, reference: str, *, tag: str, log: Callable[[str], None]) -> str:
+        """Pull `reference` from its registry and tag it; returns the digest it was pulled by.
+
+        Raises ConfigError if no registry gives it. Has no time-out of its own: cancel it.
+        """
+        ...
+
+    async def remove(self, reference: str) -> None:
+        """Remove a tag, and the image when nothing else uses it. Idempotent.
+
+        Raises ConfigError if a container still uses it."""
         ...
