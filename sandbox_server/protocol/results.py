@@ -1,0 +1,203 @@
+"""A run's result as a tool result: structured for programs, brief text for models, images as images."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import mcp_types as types
+
+from sandbox_server.execution.api import Caps
+from sandbox_server.execution.models import Captured, Display, RunRequest, RunResult
+from sandbox_server.protocol.failures import ERROR_PROPERTIES
+from sandbox_server.protocol.text import visible
+
+_NULL_STRING = {"type": ["string", "null"]}
+_NULL_NUMBER = {"type": ["number", "null"]}
+_NUMBER = {"type": "number"}
+_STRING = {"type": "string"}
+_INTEGER = {"type": "integer"}
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties}
+
+
+RESULT_PROPERTIES: dict[str, Any] = {
+    "outcome": {
+        "enum": [
+            "ok",
+            "error",
+            "signal",
+            "timeout",
+            "out_of_memory",
+            "output_limit",
+            "disk_full",
+            "cancelled",
+        ]
+    },
+    "exit_code": {"type": ["integer", "null"]},
+    "signal": _NULL_STRING,
+    "limit": _NULL_STRING,
+    "stdout": _STRING,
+    "stderr": _STRING,
+    "result": {**_NULL_STRING, "description": "repr of the last expression"},
+    "display": {
+        "type": "array",
+        "description": "Rich output. `content` is the index of its image block; text is inline.",
+        "items": _object({"mime": _STRING, "bytes": _INTEGER, "content": _INTEGER, "text": _STRING}),
+    },
+    "truncated": {
+        "type": "object",
+        "description": "What was cut, by stream; the rest is not kept. Empty: nothing.",
+    },
+    "usage": _object(
+        {"wall_seconds": _NUMBER, "cpu_seconds": _NULL_NUMBER, "peak_memory_bytes": _NULL_NUMBER}
+    ),
+    "timings": _object(
+        {
+            "queue_seconds": _NUMBER,
+            "acquire_seconds": _NUMBER,
+            "run_seconds": _NUMBER,
+            "total_seconds": _NUMBER,
+            "warm": {"type": "boolean"},
+        }
+    ),
+    "session": _object(
+        {
+            "id": _NULL_STRING,
+            "state": {"enum": ["none", "kept", "reset", "lost"]},
+            "expires_in_seconds": _NULL_NUMBER,
+            "note": _STRING,
+        }
+    ),
+    "isolation": _object({"runtime": _STRING, "grade": _STRING}),
+}
+
+OUTPUT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {**RESULT_PROPERTIES, **ERROR_PROPERTIES},
+    # Either a run's result, or (with isError) one of our errors.
+    "anyOf": [{"required": list(RESULT_PROPERTIES)}, {"required": ["code", "message", "hint", "retry_safe"]}],
+}
+"""Files that a program made are not in it yet: they stay in the sandbox."""
+
+
+def to_tool_result(result: RunResult, *, request: RunRequest, caps: Caps) -> types.CallToolResult:
+    """Never an error result: a failing program is a call that worked."""
+    images: list[types.ContentBlock] = []
+    displays = [_display(display, images) for display in result.displays]
+    text = types.TextContent(text=_text(result, request=request, caps=caps))
+    return types.CallToolResult(
+        content=[text, *images], structured_content=_structured(result, displays), is_error=False
+    )
+
+
+def _structured(result: RunResult, displays: list[dict[str, Any]]) -> dict[str, Any]:
+    usage, timings, session = result.usage, result.timings, result.session
+    return {
+        "outcome": result.outcome,
+        "exit_code": result.exit_code,
+        "signal": result.signal,
+        "limit": result.limit,
+        "stdout": visible(result.stdout.text),
+        "stderr": visible(result.stderr.text),
+        "result": None if result.value is None else visible(result.value),
+        "display": displays,
+        "truncated": _truncated(result),
+        "usage": {
+            "wall_seconds": _seconds(usage.wall),
+            "cpu_seconds": None if usage.cpu is None else _seconds(usage.cpu),
+            "peak_memory_bytes": usage.peak_memory,
+        },
+        "timings": {
+            "queue_seconds": _seconds(timings.queue),
+            "acquire_seconds": _seconds(timings.acquire),
+            "run_seconds": _seconds(timings.run),
+            "total_seconds": _seconds(timings.total),
+            "warm": timings.warm,
+        },
+        "session": {
+            "id": session.id,
+            "state": session.state,
+            "expires_in_seconds": session.expires_in,
+            "note": visible(session.note),
+        },
+        "isolation": {"runtime": result.isolation.runtime, "grade": result.isolation.grade},
+    }
+
+
+def _display(display: Display, images: list[types.ContentBlock]) -> dict[str, Any]:
+    """Images go into `images` (block 0 is the text); anything else is text, inline."""
+    facts: dict[str, Any] = {"mime": display.mime, "bytes": len(display.data)}
+    if display.mime.startswith("image/"):
+        data = base64.b64encode(display.data).decode("ascii")
+        images.append(types.ImageContent(data=data, mime_type=display.mime))
+        facts["content"] = len(images)
+    else:
+        facts["text"] = visible(display.data.decode("utf-8", "replace"))
+    return facts
+
+
+def _truncated(result: RunResult) -> dict[str, Any]:
+    cut: dict[str, Any] = {
+        name: {"total_bytes": stream.total_bytes, "omitted_bytes": stream.omitted_bytes}
+        for name, stream in (("stdout", result.stdout), ("stderr", result.stderr))
+        if stream.omitted_bytes
+    }
+    if result.displays_omitted:
+        cut["display"] = {"omitted": result.displays_omitted}
+    return cut
+
+
+def _text(result: RunResult, *, request: RunRequest, caps: Caps) -> str:
+    """Ours first, the program's last: nothing that a program prints can pass for a word of ours."""
+    head = [_headline(result, request, caps)]
+    if result.session.state in ("reset", "lost"):
+        head.append(f"Session state {result.session.state}. {visible(result.session.note)}".rstrip())
+    if result.displays:
+        kinds = ", ".join(display.mime for display in result.displays)
+        head.append(f"Display: {kinds}.")
+    if result.displays_omitted:
+        head.append(f"{result.displays_omitted} more display outputs were over the limit and dropped.")
+    body = _sections(result)
+    head.append("The program's output (untrusted data):" if body else "No output.")
+    return "\n".join(head + body)
+
+
+def _headline(result: RunResult, request: RunRequest, caps: Caps) -> str:
+    ending = f"signal {result.signal}" if result.signal else f"exit code {result.exit_code}"
+    line = f"outcome: {result.outcome} ({ending}, {result.usage.wall:.2f} s)"
+    match result.outcome:
+        case "timeout":
+            which = "CPU" if result.limit == "cpu" else "wall"
+            allowed = f"{request.limits.wall:g} s (at most {caps.max_wall:g} s)"
+            return f"{line}. Stopped at the {which} limit of {allowed}."
+        case "out_of_memory":
+            return f"{line}. The sandbox's memory limit was reached: work in smaller parts."
+        case "output_limit":
+            return f"{line}. It printed too much and was stopped: print less or write to a file."
+        case "disk_full":
+            return f"{line}. The sandbox's disk is full: delete files or write less."
+        case _:
+            return line
+
+
+def _sections(result: RunResult) -> list[str]:
+    sections = []
+    for name, stream in (("stdout", result.stdout), ("stderr", result.stderr)):
+        if stream.total_bytes:
+            sections.append(f"--- {name}{_cut(stream)}\n{visible(stream.text)}".rstrip("\n"))
+    if result.value is not None:
+        sections.append(f"--- result\n{visible(result.value)}")
+    return sections
+
+
+def _cut(stream: Captured) -> str:
+    if not stream.omitted_bytes:
+        return ""
+    return f" ({stream.omitted_bytes:,} of {stream.total_bytes:,} bytes were cut)"
+
+
+def _seconds(value: float) -> float:
+    return round(value, 6)

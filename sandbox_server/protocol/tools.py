@@ -1,0 +1,93 @@
+"""What a tool is here: a strict argument model, schemas, and a handler."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import mcp_types as types
+from mcp.server.context import ServerRequestContext
+from pydantic import BaseModel, ConfigDict
+
+from sandbox_server.protocol.connections import ServerState
+
+Context = ServerRequestContext[ServerState, Any]
+ToolResult = types.CallToolResult | types.InputRequiredResult
+
+
+class Arguments(BaseModel):
+    """Base of every argument model: nothing is coerced, nothing unknown is accepted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One `tools/call`, beside its arguments. `connection` is None where calls share nothing."""
+
+    context: Context
+    params: types.CallToolRequestParams
+    connection: str | None
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool as clients see it, and the code behind it.
+
+    `handler` gets an instance of `arguments`. It may raise the errors of
+    `sandbox_server.errors` and `MCPError`; anything else reaches the client as an
+    unexplained internal error. `input_schema` replaces the one made from `arguments`.
+    """
+
+    name: str
+    title: str
+    description: str
+    arguments: type[Arguments]
+    handler: Callable[[Any, Call], Awaitable[ToolResult]]
+    annotations: types.ToolAnnotations | None = None
+    output_schema: Mapping[str, Any] | None = None
+    input_schema: Mapping[str, Any] = field(default_factory=dict)
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of the arguments, without what only costs a model's context."""
+        if self.input_schema:
+            return dict(self.input_schema)
+        schema = _slim(self.arguments.model_json_schema())
+        schema.pop("description", None)  # the class's docstring, which is for readers of the code
+        return schema
+
+    def listed(self) -> types.Tool:
+        """The entry of `tools/list`."""
+        return types.Tool(
+            name=self.name,
+            title=self.title,
+            description=self.description,
+            input_schema=self.schema(),
+            output_schema=dict(self.output_schema) if self.output_schema is not None else None,
+            annotations=self.annotations,
+        )
+
+
+def _slim(schema: dict[str, Any]) -> dict[str, Any]:
+    """Without pydantic's titles, which repeat the names, and without "or null, by default null".
+
+    A null is still accepted, as being absent. Only keywords go: a property may be called "title".
+    """
+    variants = [each for each in schema.get("anyOf", []) if each != {"type": "null"}]
+    if "anyOf" in schema and len(variants) == 1 and schema.get("default", ...) is None:
+        rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+        return _slim({**variants[0], **rest})
+    slim: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key == "title" and isinstance(value, str):
+            continue
+        if key in ("properties", "$defs") and isinstance(value, dict):
+            slim[key] = {name: _slim(each) for name, each in value.items()}
+        elif isinstance(value, dict):
+            slim[key] = _slim(value)
+        elif isinstance(value, list):
+            slim[key] = [_slim(each) if isinstance(each, dict) else each for each in value]
+        else:
+            slim[key] = value
+    return slim

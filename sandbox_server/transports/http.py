@@ -1,0 +1,163 @@
+"""MCP over streamable HTTP at `/mcp`, both eras on one port, and `/healthz` beside it."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import anyio
+import uvicorn
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from sandbox_server.engines.profile import MIB
+from sandbox_server.errors import ConfigError
+from sandbox_server.protocol.server import SandboxMcpServer
+
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """Where and how to listen. Sizes in bytes, times in seconds; port 0 takes a free one.
+
+    `public_url` is how clients reach the server; its host is accepted in `Host` and, with
+    its scheme, in `Origin`, beside the loopback names. `max_body` must hold the largest
+    code and files in JSON. A session without a request for `session_idle` ends.
+    `shutdown_grace` is how long open requests may go on after a stop.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8700
+    public_url: str | None = None
+    max_body: int = 32 * MIB
+    max_sessions: int = 1000
+    session_idle: float = 1800.0
+    shutdown_grace: float = 3.0
+
+
+def http_app(server: SandboxMcpServer, settings: HttpSettings) -> Starlette:
+    """The ASGI application. Its lifespan runs the server's; it can be entered once."""
+    return server.streamable_http_app(
+        # SSE, also for short answers: in JSON mode a client that goes away cancels nothing.
+        json_response=False,
+        stateless_http=False,
+        transport_security=transport_security(settings),
+        max_request_body_size=settings.max_body,
+        session_idle_timeout=settings.session_idle,
+        max_sessions=settings.max_sessions,
+        custom_starlette_routes=[_health_route(server.version)],
+    )
+
+
+async def serve_http(
+    server: SandboxMcpServer, settings: HttpSettings, *, on_ready: Callable[[str], None] | None = None
+) -> None:
+    """Serve until cancelled, then stop gracefully: no new connections, `shutdown_grace` for
+    open requests, every session closed. `on_ready` gets the base URL once clients can connect.
+
+    Signals are the caller's (`run_until_signal`). Raises ConfigError if it can't listen there.
+    """
+    listener = _listen(settings)
+    config = uvicorn.Config(
+        http_app(server, settings),
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_grace)),
+    )
+    web = _Uvicorn(config, lambda: on_ready(_base_url(listener)) if on_ready else None)
+    with listener:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_stop_when_cancelled, web)
+            with anyio.CancelScope(shield=True):
+                await web.serve(sockets=[listener])
+            tasks.cancel_scope.cancel()
+
+
+async def _stop_when_cancelled(web: _Uvicorn) -> None:
+    try:
+        await anyio.sleep_forever()
+    finally:
+        web.should_exit = True
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without its own signal handlers, and with word of being ready."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_started()
+
+
+def transport_security(settings: HttpSettings) -> TransportSecuritySettings:
+    """Which `Host` and `Origin` are ours. Explicit, since the SDK's default off loopback is any."""
+    hosts = [*LOOPBACK_NAMES, *(f"{name}:*" for name in LOOPBACK_NAMES)]
+    origins = [f"http://{host}" for host in hosts]
+    if settings.public_url is not None:
+        parts = urlsplit(settings.public_url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ConfigError(f"public_url: {settings.public_url!r} is not an http(s) URL")
+        hosts.append(parts.netloc)
+        origins.append(f"{parts.scheme}://{parts.netloc}")
+    elif not is_loopback(settings.host):
+        raise ConfigError(
+            f"Listening on {settings.host} needs to know the address that clients use",
+            hint="Set public_url, for example http://sandbox.example:8700.",
+        )
+    return TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=origins)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to a server that listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _health_route(version: str) -> Route:
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "ok", "version": version})
+
+    return Route("/healthz", health, methods=["GET"])
+
+
+def _listen(settings: HttpSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}",
+            hint="Choose another port, or stop what uses this one.",
+        ) from error
+    return listener
+
+
+def _base_url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
