@@ -110,17 +110,21 @@ class DockerImages:
                     raise ConfigError(f"{failure}: {event['error']}".strip(), hint="\n".join(lines))
 
         try:
-            await self._call(run)
+            await self._call(run, refusable=True)
         finally:
             stopped.set()
 
-    async def _call(self, call: Callable[[], T]) -> T:
+    async def _call(self, call: Callable[[], T], *, refusable: bool = False) -> T:
+        """`refusable`: the engine answers for somebody else (a registry, a build step), and a
+        failure of theirs comes as a server error of its own."""
         try:
             return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
         except ImageNotFound:
+            if refusable:
+                raise ConfigError("there is no such image") from None
             raise
         except APIError as error:
-            if error.is_client_error() or "registry" in str(error) or "pull access" in str(error):
+            if refusable or error.is_client_error():
                 raise ConfigError(f"Docker refused: {error.explanation or error}") from error
             raise EngineUnavailable(f"Docker failed: {error.explanation or error}") from error
         except (DockerException, requests.exceptions.RequestException) as error:
