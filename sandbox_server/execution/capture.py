@@ -1,0 +1,169 @@
+"""Bounding and cleaning what comes out of a sandbox. Every byte here is hostile."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+from sandbox_server.execution.models import Captured, Display, StreamName
+
+# C0 except tab and newline, DEL, C1, line and paragraph separators, and the characters that
+# reorder text on a screen: shown as escapes, so that a terminal or a reader can't be played.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ufeff]")
+_SIDE = struct.Struct(">BI")
+_VALUE, _DISPLAY = 1, 2
+_VALUE_LIMIT = 66 * 1024
+_MIMES = frozenset({"image/png", "text/html", "text/plain"})
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def make_visible(text: str) -> str:
+    """Control and reordering characters as Python-style escapes; lone surrogates as U+FFFD."""
+    text = text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
+    return _UNSAFE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match.group()
+    if character == "\r":
+        return "\\r"
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+class Capture:
+    """The first and the last bytes of a stream; the middle is counted, not kept.
+
+    Holds at most 1.5 x `limit` bytes and gives back `limit`, half of them for the end of the stream.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._head_limit = limit - limit // 2
+        self._tail_limit = limit // 2
+        self._head = bytearray()
+        self._tail = bytearray()
+        self.total = 0
+
+    def feed(self, data: bytes) -> None:
+        self.total += len(data)
+        room = self._head_limit - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        if not data or not self._tail_limit:
+            return
+        self._tail += data[-self._tail_limit :]
+        if len(self._tail) > 2 * self._tail_limit:
+            del self._tail[: -self._tail_limit]
+
+    def finish(self) -> Captured:
+        """What was kept, as text."""
+        tail = bytes(self._tail[-self._tail_limit :]) if self._tail_limit else b""
+        omitted = self.total - len(self._head) - len(tail)
+        if omitted <= 0:
+            text = make_visible((bytes(self._head) + tail).decode("utf-8", "replace"))
+            return Captured(text, self.total, 0)
+        head, tail = _trim_end(bytes(self._head)), _trim_start(tail)
+        omitted = self.total - len(head) - len(tail)
+        shown = [make_visible(part.decode("utf-8", "replace")) for part in (head, tail)]
+        return Captured(f"\n[... {omitted} bytes omitted ...]\n".join(shown), self.total, omitted)
+
+
+def _trim_end(data: bytes) -> bytes:
+    """Without a character that the cut has split."""
+    for back in range(1, min(4, len(data)) + 1):
+        byte = data[-back]
+        if byte & 0xC0 != 0x80:
+            width = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
+            return data[:-back] if back < width else data
+    return data
+
+
+def _trim_start(data: bytes) -> bytes:
+    start = 0
+    while start < min(3, len(data)) and data[start] & 0xC0 == 0x80:
+        start += 1
+    return data[start:]
+
+
+class SideChannel:
+    """Collects the value and the displays that a program's own process reports.
+
+    Keeps at most `limit` bytes of displays, in the order in which they came, and counts the rest.
+    A malformed record ends the channel: what follows can't be told apart any more.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._buffer = bytearray()
+        self._skip = 0
+        self._broken = False
+        self._size = 0
+        self.value: str | None = None
+        self.displays: list[Display] = []
+        self.omitted = 0
+
+    def feed(self, data: bytes) -> None:
+        if self._broken:
+            return
+        self._buffer += data
+        while self._buffer:
+            if self._skip:
+                dropped = min(self._skip, len(self._buffer))
+                self._skip -= dropped
+                del self._buffer[:dropped]
+                continue
+            if len(self._buffer) < _SIDE.size:
+                return
+            kind, length = _SIDE.unpack_from(self._buffer)
+            if kind not in (_VALUE, _DISPLAY):
+                self._broken = True
+                self._buffer.clear()
+                return
+            if not self._admits(kind, length):
+                self.omitted += 1
+                self._skip = _SIDE.size + length
+                continue
+            end = _SIDE.size + length
+            if len(self._buffer) < end:
+                return
+            body = bytes(self._buffer[_SIDE.size : end])
+            del self._buffer[:end]
+            self._take(kind, body)
+
+    def _admits(self, kind: int, length: int) -> bool:
+        if kind == _VALUE:
+            return length <= _VALUE_LIMIT
+        return self._size + length <= self._limit
+
+    def _take(self, kind: int, body: bytes) -> None:
+        if kind == _VALUE:
+            self.value = make_visible(body.decode("utf-8", "replace"))
+            return
+        mime, _, data = body.partition(b"\0")
+        name = mime.decode("ascii", "replace")
+        if name not in _MIMES or (name == "image/png" and not data.startswith(_PNG)):
+            self.omitted += 1
+            return
+        self._size += len(body)
+        self.displays.append(Display(name, data))
+
+
+class RunCapture:
+    """Everything that one run puts out. `over` turns true beyond the hard total."""
+
+    def __init__(self, output: int, output_total: int, display_total: int) -> None:
+        self._streams: dict[StreamName, Capture] = {"stdout": Capture(output), "stderr": Capture(output)}
+        self._left = output_total
+        self.side = SideChannel(display_total)
+
+    @property
+    def over(self) -> bool:
+        return self._left < 0
+
+    def feed(self, stream: StreamName, data: bytes) -> None:
+        self._left -= len(data)
+        self._streams[stream].feed(data)
+
+    def finish(self, stream: StreamName) -> Captured:
+        return self._streams[stream].finish()

@@ -1,0 +1,79 @@
+"""From how a job ended to what is said about it. Pure; every case is a line here."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+
+from sandbox_server.errors import SandboxLost
+from sandbox_server.execution.models import LimitName, Outcome
+from sandbox_server.execution.sandbox import CloseReport, Exit
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome, the limit that ended the run if one did, exit code and signal name."""
+
+    outcome: Outcome
+    limit: LimitName | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+
+
+def judge(exit: Exit) -> Verdict:
+    """What happened, in this order: what we did to it, what the kernel did, what it did itself.
+
+    Raises SandboxLost if the sandbox died under the run for no reason that we know of: then
+    nobody can say how far the code came.
+    """
+    if exit.report is None:
+        return _judge_without_report(exit)
+    report = exit.report
+    code, name = report.exit_code, signal_name(report.signal)
+    if exit.host_cause == "output":
+        return Verdict("output_limit", "output", code, name)
+    if exit.host_cause == "wall":
+        return Verdict("timeout", "wall", code, name)
+    if exit.host_cause == "cancelled" or report.cause == "cancelled":
+        return Verdict("cancelled", None, code, name)
+    if report.cause == "cpu" or report.signal == signal.SIGXCPU:
+        return Verdict("timeout", "cpu", code, name)
+    # The kernel's own count: the parent of the victim may well have survived and exited with 0.
+    if report.oom_kills > 0:
+        return Verdict("out_of_memory", "memory", code, name)
+    return _judge_program(report, code, name)
+
+
+def _judge_program(report: CloseReport, code: int | None, name: str | None) -> Verdict:
+    if name is not None:
+        return Verdict("signal", None, code, name)
+    if code == 0:
+        return Verdict("ok", None, 0)
+    if report.full:
+        return Verdict("disk_full", "disk", code)
+    return Verdict("error", None, code)
+
+
+def _judge_without_report(exit: Exit) -> Verdict:
+    death = exit.death
+    if exit.host_cause == "output":
+        return Verdict("output_limit", "output")
+    if exit.host_cause == "wall":
+        return Verdict("timeout", "wall")
+    if death is not None and death.out_of_memory:
+        return Verdict("out_of_memory", "memory")
+    reason = death.reason if death else "unknown"
+    raise SandboxLost(
+        f"the sandbox was lost while the code ran: {reason}",
+        hint="the code may have run, wholly or in part; nothing of the sandbox survives",
+    )
+
+
+def signal_name(number: int | None) -> str | None:
+    """`SIGKILL` for 9; real-time signals as `SIGRTMIN+3`."""
+    if number is None:
+        return None
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}" if number > signal.SIGRTMIN else f"signal {number}"
