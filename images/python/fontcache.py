@@ -11,18 +11,19 @@ from pathlib import Path
 LINE = '    fm_path = Path(\n        mpl.get_cachedir(), f"fontlist-v{FontManager.__version__}.json")\n'
 
 
-def main(root: Path) -> None:
+def main() -> None:
     from matplotlib import font_manager
 
     source = Path(font_manager.__file__)
     text = source.read_text("utf-8")
     if text.count(LINE) != 1:
         sys.exit(f"{source}: the font list is looked up differently now; adapt fontcache.py")
-    shipped = source.with_name("fontlist.json")
-    font_manager.json_dump(font_manager.fontManager, root / str(shipped)[1:])
-    fallback = f'    if try_read_cache and not fm_path.exists():\n        fm_path = Path("{shipped}")\n'
-    changed = text.replace(LINE, LINE + fallback)
-    (root / str(source)[1:]).write_text(changed, "utf-8")
+    font_manager.json_dump(font_manager.fontManager, source.with_name("fontlist.json"))
+    fallback = (
+        "    if try_read_cache and not fm_path.exists():\n"
+        '        fm_path = Path(__file__).with_name("fontlist.json")\n'
+    )
+    source.write_text(text.replace(LINE, LINE + fallback), "utf-8")
 
 
-main(Path(sys.argv[1]))
+main()

@@ -6,6 +6,7 @@ import os
 import tarfile
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sandbox_server.engines.base import ImageBuild, ImageStore
@@ -13,7 +14,7 @@ from sandbox_server.errors import ConfigError
 from sandbox_server.images import rootfs, wheels
 from sandbox_server.images.lock import held
 from sandbox_server.images.progress import Progress, Report, reporter
-from sandbox_server.images.recipes import NAMES, Recipe, recipe
+from sandbox_server.images.recipes import LABEL_STAGE, NAMES, Recipe, recipe
 
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
@@ -40,7 +41,10 @@ async def build(
     cache = cache or default_cache()
     async with held(cache / "build.lock", waiting=lambda: report(Progress("", "another build is running"))):
         job = _Job(store, report=report, fresh=fresh, ca_bundle=ca_bundle, cache=cache)
-        return {name: await job.ensure(one) for name, one in zip(names, wanted, strict=True)}
+        try:
+            return {name: await job.ensure(one) for name, one in zip(names, wanted, strict=True)}
+        finally:
+            await job.clear()
 
 
 def default_cache() -> Path:
@@ -84,6 +88,14 @@ class _Job:
             await rootfs.ensure(self._store, fresh=self._fresh, log=reporter("rootfs", self._report))
         self._made[one.tag] = await self._build(one)
         return self._made[one.tag]
+
+    async def clear(self) -> None:
+        """Drop inner stages of builds; only what a build that runs right now still needs stays."""
+        for image in await self._store.labelled(LABEL_STAGE):
+            if not image.tags:
+                # In use means that a build without our lock runs; that one will clear up itself.
+                with suppress(ConfigError):
+                    await self._store.remove(image.id)
 
     async def _build(self, one: Recipe) -> str:
         log = reporter(one.name, self._report)

@@ -22,6 +22,8 @@ REPOSITORY = "mcp-sandbox"
 ROOTFS = f"{REPOSITORY}/rootfs:trixie"
 LABEL_NAME = "sandbox-server.image"
 LABEL_REVISION = "sandbox-server.revision"
+LABEL_STAGE = "sandbox-server.stage"
+"""Marks the inner stages of a build, which nothing needs afterwards."""
 
 NAMES = ("base", "python", "node", "shell")
 """The images a profile may name."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -22,15 +23,36 @@ from docker import APIClient
 from docker.errors import APIError, DockerException, ImageNotFound
 
 from sandbox_server.engines.base import ImageBuild, StoredImage
+from sandbox_server.engines.docker.client import DockerClient, engine_down
 from sandbox_server.errors import ConfigError, EngineUnavailable
 
 T = TypeVar("T")
 Log = Callable[[str], None]
 
 _THREADS = 4
+_A_DAY = 24 * 3600
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0e-\x1f\x7f]")
 _TAIL = 15
 """Lines of a failed build that its error repeats."""
+
+
+@asynccontextmanager
+async def open_images(base_url: str | None = None) -> AsyncIterator[DockerImages]:
+    """The images of the engine at `base_url` (None: the same default as for sandboxes).
+
+    Raises ConfigError for an address that is not supported, EngineUnavailable.
+    """
+    address = DockerClient(base_url).base_url
+    # As good as no time-out: a build step may be silent for minutes.
+    connect = partial(APIClient, address, version="auto", timeout=_A_DAY)
+    try:
+        api = await anyio.to_thread.run_sync(connect, abandon_on_cancel=True)
+    except (DockerException, requests.exceptions.RequestException) as error:
+        raise engine_down(error) from error
+    try:
+        yield DockerImages(api)
+    finally:
+        api.close()
 
 
 class DockerImages:

@@ -1,0 +1,43 @@
+# Every target does the set-up it needs; quick when that is done already.
+BIN := .venv/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup images demo test check bench fmt lock clean
+
+help:            ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:           ## .venv with locked dependencies, and a Docker Engine that answers
+	@scripts/setup.sh
+
+images: setup    ## Build the sandbox images that are missing or stale
+	@$(BIN)/sandbox-server images build
+
+demo: images     ## A small real job through the official MCP client, and hostile code contained
+	@$(BIN)/python -m demo $(ARGS)
+
+test: images     ## The whole suite against the real engine; ARGS="tests/images -k hash" for less
+	@scripts/test.sh $(ARGS)
+
+check:           ## ruff, mypy --strict, import contracts
+	@scripts/setup.sh venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: images    ## The table of performance figures
+	@$(BIN)/python -m bench $(ARGS)
+
+fmt:             ## Format the code and mend what ruff can
+	@scripts/setup.sh venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock:            ## Write the locks anew (needs uv); ARGS=--upgrade for newer versions
+	@scripts/lock.sh $(ARGS)
+
+clean:           ## Remove .venv, caches and what was built; images stay (sandbox-server images prune)
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist demo-output
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
