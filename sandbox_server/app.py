@@ -1,0 +1,171 @@
+"""The composition root: everything that lives as long as the process is made here, in one stack,
+and goes in the opposite order.
+
+settings -> policy -> instance -> engine -> manager -> protocol server -> transport
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import anyio
+import structlog
+
+from sandbox_server import __version__
+from sandbox_server.config import Settings
+from sandbox_server.engines.base import ImageStore, Owner
+from sandbox_server.engines.docker.engine import DockerEngine
+from sandbox_server.engines.docker.images import open_images
+from sandbox_server.errors import EngineUnavailable, SandboxServerError
+from sandbox_server.execution.manager import Manager
+from sandbox_server.images.recipes import tag_of
+from sandbox_server.instance import ownerless, take_instance
+from sandbox_server.policy.loader import load_policy
+from sandbox_server.policy.models import Policy
+
+T = TypeVar("T")
+Narrow = Callable[[Policy], Policy]
+
+ORPHANS_EVERY = 60.0
+"""Seconds between looks for what servers that will not come back left behind."""
+
+STOP_SECONDS = 30.0
+"""How long an orderly stop may take. What is left then goes at the next start."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What a command works with."""
+
+    policy: Policy
+    engine: DockerEngine
+    manager: Manager
+
+
+@asynccontextmanager
+async def open_stack(settings: Settings, *, narrow: Narrow | None = None) -> AsyncIterator[Stack]:
+    """Everything below the protocol. `narrow` may cut the policy down to what a command needs.
+
+    Works while the engine is down. Raises ConfigError. On the way out no container is left,
+    unless the engine does not answer.
+    """
+    async with AsyncExitStack() as stack:
+        policy = load_policy(settings.policy)
+        if narrow:
+            policy = narrow(policy)
+        lease = stack.enter_context(take_instance(settings.state_dir, settings.instance))
+        engine = _engine(settings, lease.id)
+        stack.push_async_callback(_close, engine)
+        manager = await stack.enter_async_context(Manager(engine, policy.grants, policy.sizing))
+        background = await stack.enter_async_context(anyio.create_task_group())
+        stack.callback(background.cancel_scope.cancel)
+        background.start_soon(_sweep_orphans, settings)
+        yield Stack(policy, engine, manager)
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until the client leaves (stdio) or the caller cancels."""
+    # Here, because the protocol's library takes half a second to import and other commands do without.
+    from sandbox_server.protocol.server import build_server
+    from sandbox_server.transports.http import HttpSettings, serve_http
+    from sandbox_server.transports.stdio import serve_stdio
+
+    async with open_stack(settings) as stack:
+        server = build_server(stack.manager, version=__version__)
+        log.info(
+            "serving",
+            version=__version__,
+            transport=settings.transport,
+            policy=stack.policy.source,
+            revision=stack.policy.revision,
+            languages=stack.manager.languages(),
+        )
+        if settings.transport == "stdio":
+            await serve_stdio(server, stack.manager)
+        else:
+            http = HttpSettings(host=settings.endpoint.host, port=settings.endpoint.port)
+            await serve_http(server, http, on_ready=lambda url: log.info("listening", url=f"{url}/mcp"))
+    log.info("stopped")
+
+
+async def until_signalled(work: Callable[[], Awaitable[T]]) -> tuple[T | None, signal.Signals | None]:
+    """The result of `work`, or the signal that cancelled it. A second signal ends the process at once."""
+    result: T | None = None
+    failure: BaseException | None = None
+    received: signal.Signals | None = None
+
+    async def listen(scope: anyio.CancelScope) -> None:
+        nonlocal received
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            started.set()
+            async for number in signals:
+                if received is not None:
+                    # The next start sweeps what this leaves behind.
+                    os._exit(128 + number)
+                received = number
+                log.info("stopping", signal=number.name)
+                scope.cancel()
+
+    started = anyio.Event()
+    async with anyio.create_task_group() as group:
+        with anyio.CancelScope() as scope:
+            group.start_soon(listen, scope)
+            await started.wait()
+            try:
+                result = await work()
+            except (SandboxServerError, ExceptionGroup, OSError) as error:
+                # Raised outside the group, which would wrap it into a group of its own.
+                failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return result, received
+
+
+def open_image_store(settings: Settings) -> AbstractAsyncContextManager[ImageStore]:
+    """Where the engine keeps its images. Entering it raises ConfigError or EngineUnavailable."""
+    return open_images(settings.docker_host)
+
+
+def _engine(settings: Settings, instance: str) -> DockerEngine:
+    return DockerEngine(
+        Owner(instance=instance, boot_id=uuid.uuid4().hex),
+        tag_of,
+        base_url=settings.docker_host,
+        insecure_allow_missing=settings.insecure_allow_missing,
+    )
+
+
+async def _close(engine: DockerEngine) -> None:
+    with anyio.move_on_after(STOP_SECONDS, shield=True) as scope:
+        try:
+            await engine.aclose()
+        except EngineUnavailable as error:
+            log.warning("containers_left_for_the_next_start", reason=error.message)
+    if scope.cancelled_caught:
+        log.warning("containers_left_for_the_next_start", reason="the engine took too long")
+
+
+async def _sweep_orphans(settings: Settings) -> None:
+    """Our own slot is swept by the manager. A second server that died and was not started again
+    held another one, which nobody else looks at."""
+    while True:
+        for lease in ownerless(settings.state_dir):
+            engine = _engine(settings, lease.id)
+            try:
+                if removed := await engine.sweep():
+                    log.info("orphans_removed", slot=lease.slot, containers=removed)
+            except EngineUnavailable:
+                break
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await _close(engine)
+        await anyio.sleep(ORPHANS_EVERY)
