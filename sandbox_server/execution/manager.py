@@ -299,7 +299,10 @@ def _effective(asked: RunLimits, grant: Grant) -> RunLimits:
                 f"{name} {value:g} is above the limit for {grant.language.name}, {most:g}",
                 hint=f"ask for {most:g} or less",
             )
-    return replace(grant.defaults, wall=asked.wall, output=asked.output)
+    # A longer run may use more CPU time, in the proportion that the policy has set.
+    share = max(1.0, asked.wall / grant.defaults.wall)
+    cpu = min(grant.defaults.cpu * share, grant.ceiling.cpu)
+    return replace(grant.defaults, wall=asked.wall, output=asked.output, cpu=cpu)
 
 
 def _job(request: RunRequest, grant: Grant, *, keep: bool) -> Job:
