@@ -1,0 +1,53 @@
+"""Fixtures for everybody. Tests run against a real Docker Engine: without one they fail, they never skip."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from sandbox_server.engines.base import Owner
+from sandbox_server.engines.docker import DockerEngine
+from sandbox_server.errors import EngineUnavailable
+from sandbox_server.images.recipes import tag_of
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def instance() -> Iterator[str]:
+    """An instance name of this test session alone, so that sessions side by side don't sweep each other."""
+    name = f"test-{uuid4().hex[:12]}"
+    yield name
+    # The engine makes the instance's control group and never removes it; a deployment has one
+    # for ever, a test session would leave one behind each time.
+    for group in Path("/sys/fs/cgroup").glob(f"**/sbx-{name}"):
+        try:
+            group.rmdir()
+        except OSError:
+            continue  # a container that is still being removed: harmless, empty soon
+
+
+@pytest.fixture
+def owner(instance: str) -> Owner:
+    """A new boot of this session's instance."""
+    return Owner(instance, uuid4().hex)
+
+
+@pytest.fixture
+async def docker_engine(owner: Owner) -> AsyncIterator[DockerEngine]:
+    """The real engine with our images; whatever the test leaves running is removed."""
+    engine = DockerEngine(owner, tag_of)
+    try:
+        await engine.probe()
+    except EngineUnavailable as error:
+        pytest.fail(f"these tests need a running Docker Engine: {error}", pytrace=False)
+    try:
+        yield engine
+    finally:
+        await engine.aclose()
