@@ -65,6 +65,8 @@ set_up_venv() {
     # The project itself, editable: hatchling is in the lock, so no index is asked.
     quietly "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps \
         --no-build-isolation --editable "$ROOT" || die "installing the project into .venv failed (above)"
+    # hatchling copies images/ and policies/ even into an editable install, where they would only grow old.
+    rm -rf "$VENV"/lib/python3*/site-packages/sandbox_server
     printf '%s\n' "$wanted" >"$VENV/.stamp"
 }
 
