@@ -18,11 +18,13 @@ from typing import Any, TypeVar
 import anyio
 import anyio.from_thread
 import anyio.to_thread
-import requests.exceptions
+import requests
 from docker import APIClient
 from docker.errors import APIError, DockerException, ImageNotFound
+from urllib3.exceptions import HTTPError
 
 from sandbox_server.engines.base import ImageBuild, StoredImage
+from sandbox_server.engines.docker.client import DockerClient, engine_down
 from sandbox_server.engines.docker.client import DockerClient, engine_down
 from sandbox_server.errors import ConfigError, EngineUnavailable
 
@@ -30,6 +32,8 @@ T = TypeVar("T")
 Log = Callable[[str], None]
 
 _THREADS = 4
+_SILENCE = 300
+"""Seconds that the engine may stay silent: importing or removing an image is one silent call."""
 _A_DAY = 24 * 3600
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0e-\x1f\x7f]")
 _TAIL = 15
@@ -48,6 +52,29 @@ async def open_images(base_url: str | None = None) -> AsyncIterator[DockerImages
     try:
         api = await anyio.to_thread.run_sync(connect, abandon_on_cancel=True)
     except (DockerException, requests.exceptions.RequestException) as error:
+        raise engine_down(error) from error
+    try:
+        yield DockerImages(api)
+    finally:
+        api.close()
+
+
+@asynccontextmanager
+async def open_images(base_url: str | None = None) -> AsyncIterator[DockerImages]:
+    """The images of the engine at `base_url` (default: DOCKER_HOST, or the usual socket).
+
+    Entering raises EngineUnavailable if it does not answer, ConfigError if the address is wrong.
+    """
+    address = DockerClient(base_url).base_url
+
+    def connect() -> APIClient:
+        api = APIClient(address, version="auto", timeout=_SILENCE)
+        api.trust_env = False  # no HTTP proxy between us and our engine
+        return api
+
+    try:
+        api = await anyio.to_thread.run_sync(connect)
+    except (DockerException, requests.RequestException, HTTPError, OSError) as error:
         raise engine_down(error) from error
     try:
         yield DockerImages(api)
@@ -149,10 +176,8 @@ class DockerImages:
             if refusable or error.is_client_error():
                 raise ConfigError(f"Docker refused: {error.explanation or error}") from error
             raise EngineUnavailable(f"Docker failed: {error.explanation or error}") from error
-        except (DockerException, requests.exceptions.RequestException) as error:
-            raise EngineUnavailable(
-                f"Docker Engine does not answer: {error}", hint="is dockerd running?"
-            ) from error
+        except (DockerException, requests.RequestException, HTTPError, OSError) as error:
+            raise engine_down(error) from error
 
 
 def _lines(event: Mapping[str, Any]) -> list[str]:
