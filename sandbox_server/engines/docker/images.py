@@ -25,38 +25,17 @@ from urllib3.exceptions import HTTPError
 
 from sandbox_server.engines.base import ImageBuild, StoredImage
 from sandbox_server.engines.docker.client import DockerClient, engine_down
-from sandbox_server.engines.docker.client import DockerClient, engine_down
 from sandbox_server.errors import ConfigError, EngineUnavailable
 
 T = TypeVar("T")
 Log = Callable[[str], None]
 
 _THREADS = 4
-_SILENCE = 300
-"""Seconds that the engine may stay silent: importing or removing an image is one silent call."""
-_A_DAY = 24 * 3600
+_SILENCE = 120
+"""Seconds that a call may stay silent, such as removing an image. Builds and imports may for ever."""
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0e-\x1f\x7f]")
 _TAIL = 15
 """Lines of a failed build that its error repeats."""
-
-
-@asynccontextmanager
-async def open_images(base_url: str | None = None) -> AsyncIterator[DockerImages]:
-    """The images of the engine at `base_url` (None: the same default as for sandboxes).
-
-    Raises ConfigError for an address that is not supported, EngineUnavailable.
-    """
-    address = DockerClient(base_url).base_url
-    # As good as no time-out: a build step may be silent for minutes.
-    connect = partial(APIClient, address, version="auto", timeout=_A_DAY)
-    try:
-        api = await anyio.to_thread.run_sync(connect, abandon_on_cancel=True)
-    except (DockerException, requests.exceptions.RequestException) as error:
-        raise engine_down(error) from error
-    try:
-        yield DockerImages(api)
-    finally:
-        api.close()
 
 
 @asynccontextmanager
