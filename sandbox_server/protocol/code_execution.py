@@ -49,7 +49,7 @@ DESCRIPTION = (
 
 
 class FileArgument(Arguments):
-    """A file for the workspace: `content` as text, or `content_base64` for bytes."""
+    """Either `content` (text) or `content_base64` (bytes)."""
 
     path: str = Field(description="Relative to /workspace.")
     content: str | None = None
@@ -199,7 +199,7 @@ def _at_most(what: str, value: float, limit: float, unit: str) -> None:
     if value > limit:
         raise LimitExceeded(
             f"{what}: {_number(value)} {unit} is more than the {_number(limit)} {unit} allowed",
-            hint=f"Nothing was run. Ask for at most {_number(limit)} {unit}.",
+            hint=f"Nothing was run. Send at most {_number(limit)} {unit}.",
         )
 
 

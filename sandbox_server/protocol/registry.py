@@ -53,7 +53,7 @@ class Registry:
         if tool is None:
             raise MCPError(code=types.INVALID_PARAMS, message=self._unknown(params.name))
         try:
-            arguments = _parse(tool.arguments, params.arguments or {})
+            arguments = parse_arguments(tool.arguments, params.arguments or {})
             call = Call(context=context, params=params, connection=connection_of(context))
             return await tool.handler(arguments, call)
         except MCPError:
@@ -69,7 +69,7 @@ class Registry:
         return f"Unknown tool: {clip(visible(name), NAME_LIMIT)}. Known: {clip(known, 300)}"
 
 
-def _parse(model: type[Arguments], raw: Mapping[str, Any]) -> Arguments:
+def parse_arguments(model: type[Arguments], raw: Mapping[str, Any]) -> Arguments:
     """Raises InvalidRequest listing `path: message`. Values are never echoed."""
     broken = list(surrogate_paths(raw))[:MAX_PROBLEMS]
     if broken:

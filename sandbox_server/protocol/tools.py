@@ -53,7 +53,8 @@ class Tool:
         """The JSON schema of the arguments, without what only costs a model's context."""
         if self.input_schema:
             return dict(self.input_schema)
-        schema = _slim(self.arguments.model_json_schema())
+        full = self.arguments.model_json_schema()
+        schema = _slim(full, full.get("$defs", {}))
         schema.pop("description", None)  # the class's docstring, which is for readers of the code
         return schema
 
@@ -69,25 +70,28 @@ class Tool:
         )
 
 
-def _slim(schema: dict[str, Any]) -> dict[str, Any]:
-    """Without pydantic's titles, which repeat the names, and without "or null, by default null".
+def _slim(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Without pydantic's titles, which repeat the names, without "or null, by default null",
+    and with definitions in place, since some clients don't follow references.
 
     A null is still accepted, as being absent. Only keywords go: a property may be called "title".
     """
+    if "$ref" in schema:
+        return _slim(definitions[schema["$ref"].removeprefix("#/$defs/")], definitions)
     variants = [each for each in schema.get("anyOf", []) if each != {"type": "null"}]
     if "anyOf" in schema and len(variants) == 1 and schema.get("default", ...) is None:
         rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
-        return _slim({**variants[0], **rest})
+        return _slim({**variants[0], **rest}, definitions)
     slim: dict[str, Any] = {}
     for key, value in schema.items():
-        if key == "title" and isinstance(value, str):
+        if key == "$defs" or (key == "title" and isinstance(value, str)):
             continue
-        if key in ("properties", "$defs") and isinstance(value, dict):
-            slim[key] = {name: _slim(each) for name, each in value.items()}
+        if key == "properties":
+            slim[key] = {name: _slim(each, definitions) for name, each in value.items()}
         elif isinstance(value, dict):
-            slim[key] = _slim(value)
+            slim[key] = _slim(value, definitions)
         elif isinstance(value, list):
-            slim[key] = [_slim(each) if isinstance(each, dict) else each for each in value]
+            slim[key] = [_slim(each, definitions) if isinstance(each, dict) else each for each in value]
         else:
             slim[key] = value
     return slim

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import anyio
+from mcp import Client
+from mcp.client._memory import InMemoryTransport
 
 from sandbox_server.execution.api import Caps, OnEvent
 from sandbox_server.execution.models import (
@@ -17,6 +20,7 @@ from sandbox_server.execution.models import (
     Timings,
     Usage,
 )
+from sandbox_server.protocol.server import SandboxMcpServer
 
 Script = Callable[[RunRequest, OnEvent], Awaitable[RunResult]]
 
@@ -81,3 +85,8 @@ class FakeExecutor:
 
     def caps(self) -> Caps:
         return self.limits
+
+
+def connect(server: SandboxMcpServer, era: str, **options: Any) -> Client:
+    """A client on a stream of JSON-RPC messages; the SDK's shortcut to a server skips the wire."""
+    return Client(InMemoryTransport(server), mode=era, **options)
