@@ -158,7 +158,9 @@ class EngineContract:
         assert (await kept.death()).exit_code is None
         await Driver(kept).greet()
 
-    async def test_a_sweep_leaves_other_instances_alone(self, engine: Engine, make_engine: MakeEngine) -> None:
+    async def test_a_sweep_leaves_other_instances_alone(
+        self, engine: Engine, make_engine: MakeEngine
+    ) -> None:
         container = await engine.start(PROFILE, deadline=later())
         stranger = make_engine(Owner(f"test-other-{uuid4().hex[:8]}", "boot"))
         assert await stranger.sweep() == 0

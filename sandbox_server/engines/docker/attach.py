@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 from anyio.abc import ByteStream, SocketStream
 
-from sandbox_server.engines.docker.client import engine_down, sanitise
+from sandbox_server.engines.docker.client import engine_down, engine_silent, sanitise
 from sandbox_server.errors import ConfigError, EngineUnavailable
 
 HEADER = struct.Struct(">BxxxL")
@@ -35,15 +35,15 @@ class AttachStream(ByteStream):
         self._head = b""
         self._kind = STDOUT
         self._left = 0
-        self._ready = self._demultiplex(leftover) if leftover else b""
         self._diagnostics = bytearray()
+        self._ready = self._demultiplex(leftover)
         self.ended = False
 
     async def receive(self, max_bytes: int = _CHUNK) -> bytes:
         """The next bytes of stdout. Raises EndOfStream when the container's end is reached."""
         while not self._ready:
             try:
-                chunk = await self._socket.receive(_CHUNK)
+                chunk = await self._socket.receive(max(max_bytes, _CHUNK))
             except (anyio.EndOfStream, anyio.BrokenResourceError):
                 self.ended = True
                 raise
@@ -121,6 +121,8 @@ async def attach(base_url: str, api_version: str, container: str, *, timeout: fl
             except BaseException:
                 await anyio.aclose_forcefully(socket)
                 raise
+    except TimeoutError as error:
+        raise engine_silent() from error
     except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
         raise engine_down(error) from error
 

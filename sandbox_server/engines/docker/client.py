@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -33,7 +34,8 @@ class DockerClient:
     engine may be down when this is constructed and may be restarted later."""
 
     def __init__(self, base_url: str | None = None) -> None:
-        self.base_url = base_url or os.environ.get("DOCKER_HOST") or DEFAULT_SOCKET
+        address = base_url or os.environ.get("DOCKER_HOST") or DEFAULT_SOCKET
+        self.base_url = address.rstrip("/")
         if not self.base_url.startswith(("unix://", "tcp://")) or os.environ.get("DOCKER_TLS_VERIFY"):
             raise ConfigError(
                 f"engine address {self.base_url!r} is not supported",
@@ -68,6 +70,8 @@ class DockerClient:
     def _call(self, function: Callable[[APIClient], T]) -> T:
         api = self._api
         try:
+            if self.is_local:
+                _knock(self.base_url.removeprefix("unix://"))
             if api is None:
                 # "auto" asks the engine: old ones refuse new versions, new ones refuse old versions.
                 api = APIClient(self.base_url, version="auto", timeout=TIMEOUT, max_pool_size=THREADS)
@@ -91,6 +95,13 @@ class DockerClient:
             self._api = None
 
 
+def _knock(path: str) -> None:
+    """Raise OSError if nobody listens. The library would leave a socket open where this closes it."""
+    with socket.socket(socket.AF_UNIX) as door:
+        door.settimeout(TIMEOUT)
+        door.connect(path)
+
+
 def engine_down(error: Exception) -> EngineUnavailable:
     """The error for an engine that doesn't answer, with what its operator can do."""
     text = str(error)
@@ -99,10 +110,15 @@ def engine_down(error: Exception) -> EngineUnavailable:
             "this user may not talk to the Docker Engine", hint="run as root or join the group 'docker'"
         )
     if "timed out" in text.lower():
-        return EngineUnavailable("the Docker Engine does not answer in time", hint="try again later")
+        return engine_silent()
     return EngineUnavailable(
         "the Docker Engine does not answer", hint="start it, e.g. systemctl start docker"
     )
+
+
+def engine_silent() -> EngineUnavailable:
+    """The error for an engine that takes the question and keeps the answer."""
+    return EngineUnavailable("the Docker Engine does not answer in time", hint="try again later")
 
 
 def image_missing() -> ConfigError:

@@ -84,8 +84,11 @@ class DockerContainer:
             async with self._lock:
                 if self._destroyed:
                     return
-                await anyio.aclose_forcefully(self._stream)
-                await remove(self._client, self._id)
+                # Not detached first: the runner would end by itself, and the removal meet that.
+                try:
+                    await remove(self._client, self._id)
+                finally:
+                    await anyio.aclose_forcefully(self._stream)
                 self._destroyed = True
                 self._forget(self)
 
@@ -95,29 +98,35 @@ async def remove(client: DockerClient, container: str) -> None:
 
     Raises EngineUnavailable if that could not be done within `REMOVE_TIMEOUT` seconds.
     """
-    try:
-        with anyio.fail_after(REMOVE_TIMEOUT):
-            # False: somebody else removes it. Done is when the engine doesn't know it any more.
-            while not await client.call(lambda api: _remove(api, container), abandon=True):  # noqa: ASYNC110
-                await anyio.sleep(0.05)
-    except TimeoutError:
+    obstacle: str | None = "the engine does not answer"
+    pause = 0.02
+    with anyio.move_on_after(REMOVE_TIMEOUT):
+        while obstacle := await client.call(lambda api: _remove(api, container), abandon=True):
+            await anyio.sleep(pause)
+            pause = min(2 * pause, 1.0)
+    if obstacle:
         raise EngineUnavailable(
-            "a sandbox could not be removed in time", hint="the reaper tries again; see the engine's log"
-        ) from None
+            f"a sandbox could not be removed in time: {obstacle}", hint="the reaper tries again"
+        )
 
 
-def _remove(api: APIClient, container: str) -> bool:
-    """Whether the container is gone; False while another removal of it is under way."""
+def _remove(api: APIClient, container: str) -> str | None:
+    """None once the container is gone, otherwise why it has to be tried again."""
     try:
         api.remove_container(container, v=True, force=True)
     except NotFound:
-        return True
+        return None
     except APIError as error:
-        if error.status_code != 409:
+        if error.status_code == 409:
+            # Somebody else removes it, and done is when the engine doesn't know it any more;
+            # or this engine doesn't remove what is paused.
+            _thaw(api, container)
+        elif not error.is_server_error():
             raise
-        _thaw(api, container)
-        return False
-    return True
+        # 5xx: 20.10 fails with "directory not empty" when a removal meets the handling of a
+        # container's own exit. The second try works.
+        return sanitise(str(error.explanation or error))
+    return None
 
 
 def _thaw(api: APIClient, container: str) -> None:

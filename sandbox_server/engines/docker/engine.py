@@ -23,6 +23,7 @@ from sandbox_server.engines.docker.seccomp import load_seccomp
 from sandbox_server.engines.docker.uids import Uids
 from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import ConfigError, EngineUnavailable
+from sandbox_server.shipped import shipped
 
 log = structlog.get_logger()
 
@@ -53,7 +54,7 @@ class DockerEngine:
         self._client = DockerClient(base_url)
         self._allowed = insecure_allow_missing
         self._starts = anyio.CapacityLimiter(parallel_starts)
-        self._seccomp = load_seccomp(seccomp or _shipped_seccomp())
+        self._seccomp = load_seccomp(seccomp or shipped("images") / "seccomp.json")
         self._uids = Uids()
         self._host: Host | None = None
         self._starting: set[str] = set()
@@ -100,7 +101,6 @@ class DockerEngine:
             )
             try:
                 container = await self._bring_up(name, uid, payload)
-                await anyio.lowlevel.checkpoint_if_cancelled()
                 self._live[container.id] = container
                 return container
             except BaseException:
@@ -116,6 +116,8 @@ class DockerEngine:
             stream = await attach(self._client.base_url, self._client.api_version, created["Id"])
             try:
                 await self._client.call(lambda api: api.start(created["Id"]))
+                # A call in a thread swallows a cancellation that came meanwhile: here it is heard.
+                await anyio.lowlevel.checkpoint_if_cancelled()
             except BaseException:
                 await anyio.aclose_forcefully(stream)
                 raise
@@ -247,7 +249,3 @@ def _refuse_warnings(warnings: list[str] | tuple[str, ...]) -> None:
         log.warning("the engine warns", warning=warning)
         if "discard" in warning.lower():
             raise ConfigError(f"the engine drops a limit: {warning}", hint="run: sandbox-server doctor")
-
-
-def _shipped_seccomp() -> Path:
-    return Path(__file__).parents[3] / "images" / "seccomp.json"
