@@ -318,7 +318,6 @@ async def test_lone_surrogates_on_the_legacy_wire_are_a_parse_error(executor: Fa
         answer = await http.post(f"{url}/mcp", content=body, headers=headers)
         assert answer.status_code == 400
         assert answer.json()["error"]["code"] == -32700
-        assert "surrogate" in answer.json()["error"]["message"]
         again = await http.post(f"{url}/mcp", json=legacy_call({"code": "1"}), headers=headers)
         assert again.status_code == 200
     assert len(executor.requests) == 1
