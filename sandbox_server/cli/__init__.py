@@ -49,8 +49,8 @@ def _common(
 ) -> None:
     options = context.ensure_object(Options)
     options.debug = debug
-    # Somebody at a command wants its result; whoever runs a server wants to know what it does.
-    quiet: Level = "info" if context.invoked_subcommand == "serve" else "error"
+    # A command says itself what went wrong; whoever runs a server wants to know what it does.
+    quiet: Level = "info" if context.invoked_subcommand == "serve" else "critical"
     setup_logs("debug" if debug else log_level or quiet)
 
 

@@ -71,23 +71,35 @@ async def examine(settings: Settings, report: Report) -> None:
     """Every check, in an order in which each needs only what was found sound before it."""
     try:
         async with app.open_stack(settings, narrow=_one_at_a_time) as stack:
-            policy = stack.policy
-            report(policy_check(policy))
-            info = await stack.engine.probe()
-            for check in engine_checks(info, policy, settings.insecure_allow_missing):
-                report(check)
-            report(disk_check(Path(info.facts.get("root_dir") or "/var/lib/docker")))
-            async with app.open_image_store(settings) as store:
-                images = image_check(await statuses(store), policy)
-            report(images)
-            profiles = await profile_checks(stack.engine, policy)
-            for check in profiles:
-                report(check)
-            if all(check.grade != "fail" for check in (images, *profiles)):
-                for check in await try_sandboxes(stack):
-                    report(check)
+            # Caught here as well: on their way out task groups would wrap it.
+            try:
+                await _examine(stack, settings, report)
+            except SandboxServerError as error:
+                report(_trouble(error))
     except SandboxServerError as error:
-        report(failed(_NAMES.get(error.code, "server"), error))
+        report(_trouble(error))
+
+
+async def _examine(stack: app.Stack, settings: Settings, report: Report) -> None:
+    policy = stack.policy
+    report(policy_check(policy))
+    info = await stack.engine.probe()
+    for check in engine_checks(info, policy, settings.insecure_allow_missing):
+        report(check)
+    report(disk_check(Path(info.facts.get("root_dir") or "/var/lib/docker")))
+    async with app.open_image_store(settings) as store:
+        images = image_check(await statuses(store), policy)
+    report(images)
+    profiles = await profile_checks(stack.engine, policy)
+    for check in profiles:
+        report(check)
+    if all(check.grade != "fail" for check in (images, *profiles)):
+        for check in await try_sandboxes(stack):
+            report(check)
+
+
+def _trouble(error: SandboxServerError) -> Check:
+    return failed(_NAMES.get(error.code, "server"), error)
 
 
 _NAMES: Final = {"config_error": "configuration", "engine_unavailable": "engine"}
@@ -99,6 +111,6 @@ def _one_at_a_time(policy: Policy) -> Policy:
 
 
 def _print(console: Console, check: Check) -> None:
-    console.print(f"{_SIGNS[check.grade]}  {check.name:18} {escape(visible(check.evidence))}")
+    console.print(f"{_SIGNS[check.grade]}  {check.name:18} {escape(visible(check.evidence))}", soft_wrap=True)
     if check.fix and check.grade != "ok":
-        console.print(f"      {'':18} [dim]fix:[/] {escape(visible(check.fix))}")
+        console.print(f"      {'':18} [dim]fix:[/] {escape(visible(check.fix))}", soft_wrap=True)

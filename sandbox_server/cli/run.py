@@ -26,6 +26,7 @@ from sandbox_server.policy.models import Policy
 _SUFFIXES: Final = {".py": "python", ".js": "javascript", ".mjs": "javascript", ".sh": "bash"}
 _TIMED_OUT: Final = 124
 _FAILED: Final = 125
+_LEAST: Final = 0.1
 
 
 def run(
@@ -58,6 +59,10 @@ def run(
         insecure_allow_missing=frozenset(insecure_allow_missing or ()),
     )
     try:
+        if timeout is not None and not timeout >= _LEAST:  # this way round NaN is refused, too
+            raise InvalidRequest(
+                f"timeout {timeout:g} is too small", hint=f"give at least {_LEAST:g} seconds"
+            )
         request = RunRequest(
             language=_language(language, file),
             code=_text(file),

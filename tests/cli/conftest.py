@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+from docker import APIClient
+
+POLICY = """
+schema: sandbox-policy/v1
+roles:
+  basic:
+    code:
+      defaults: {wall: 20s}
+      languages: {python: {}}
+deployment: {warm: 1, sandboxes: 4}
+"""
+
+
+@dataclass
+class Deployment:
+    """A state directory of its own and, of the sandboxes that carry its id, a view from outside."""
+
+    state: Path
+    policy: Path
+    docker: APIClient
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("SANDBOX_SERVER_")}
+        return {
+            **inherited,
+            "SANDBOX_SERVER_STATE_DIR": str(self.state),
+            "SANDBOX_SERVER_POLICY": str(self.policy),
+            **self.env,
+        }
+
+    def command(self, *args: str) -> list[str]:
+        return [sys.executable, "-m", "sandbox_server", *args]
+
+    def run(self, *args: str, input: str | bytes = "", **env: str) -> subprocess.CompletedProcess[str]:
+        """A command to its end. Output is text; invalid UTF-8 would fail the test."""
+        raw = input.encode() if isinstance(input, str) else input
+        done = subprocess.run(
+            self.command(*args), input=raw, capture_output=True, env={**self.environ, **env}, timeout=60
+        )
+        return subprocess.CompletedProcess(
+            done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
+        )
+
+    def instances(self) -> list[str]:
+        return [path.read_text().strip() for path in self.state.glob("instance-*")]
+
+    def containers(self) -> set[str]:
+        """Ids of every container that a server of this deployment has made and that still exists."""
+        return {
+            found["Id"]
+            for instance in self.instances()
+            for found in self.docker.containers(all=True, filters={"label": f"sbx.instance={instance}"})
+        }
+
+    async def until_containers(self, count: int) -> set[str]:
+        await until(lambda: len(self.containers()) == count)
+        return self.containers()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Waits for the outside world, which sends no event: the caller puts a time-out around it."""
+    while not await anyio.to_thread.run_sync(holds):  # noqa: ASYNC110
+        await anyio.sleep(0.05)
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(POLICY)
+    docker = APIClient(os.environ.get("DOCKER_HOST"), version="auto")
+    made = Deployment(tmp_path / "state", policy, docker)
+    yield made
+    for container in made.containers():
+        docker.remove_container(container, force=True)
+    docker.close()
+    for instance in made.instances():
+        for group in Path("/sys/fs/cgroup").glob(f"**/sbx-{instance}"):
+            try:
+                group.rmdir()
+            except OSError:
+                continue  # a container that is still being removed: harmless, empty soon
