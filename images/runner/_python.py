@@ -194,7 +194,7 @@ class Shell:
         elif figure is None:
             print(repr(value))
 
-    def flush_figures(self, *_args, **_kwargs):
+    def flush_figures(self):
         """Send every open matplotlib figure and close it: what `plt.show()` does here."""
         pyplot = sys.modules.get("matplotlib.pyplot")
         if pyplot is None:
@@ -293,9 +293,18 @@ def _hook_matplotlib(shell):
     """Make `plt.show()` show, now or as soon as pyplot is imported."""
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is not None:
-        pyplot.show = shell.flush_figures
+        pyplot.show = _show_of(shell)
         return
     sys.meta_path.insert(0, _PyplotFinder(shell))
+
+
+def _show_of(shell):
+    """A plain function: pyplot sets attributes on its `show`, which a bound method does not take."""
+
+    def show(*_args, **_kwargs):
+        shell.flush_figures()
+
+    return show
 
 
 class _PyplotFinder:
@@ -315,7 +324,7 @@ class _PyplotFinder:
 
         def exec_module(module):
             execute(module)
-            module.show = self.shell.flush_figures
+            module.show = _show_of(self.shell)
 
         spec.loader.exec_module = exec_module
         return spec
