@@ -1,0 +1,112 @@
+"""Builds on the real engine: only what is stale, one at a time, and failures that explain themselves."""
+
+from __future__ import annotations
+
+import gc
+import re
+from pathlib import Path
+
+import anyio
+import pytest
+
+from sandbox_server.engines.docker.images import DockerImages, open_images
+from sandbox_server.errors import ConfigError, EngineUnavailable
+from sandbox_server.images.build import build
+from sandbox_server.images.inventory import statuses
+from sandbox_server.images.recipes import NAMES, tag_of
+from tests.images.conftest import Log
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_build_with_nothing_stale_is_over_at_once(
+    store: DockerImages, built: dict[str, str], log: Log
+) -> None:
+    with anyio.fail_after(2):
+        assert await build(store, NAMES, report=log) == built
+    assert log == []
+
+
+async def test_up_to_date_images_are_listed_as_present_with_their_ids(
+    store: DockerImages, built: dict[str, str]
+) -> None:
+    listed = await statuses(store)
+    assert [status.name for status in listed] == list(NAMES)
+    for status in listed:
+        assert (status.state, status.id, status.tag) == ("present", built[status.name], tag_of(status.name))
+        assert status.size is not None
+        assert status.size > 50_000_000
+
+
+@pytest.mark.usefixtures("built")
+async def test_a_new_runner_makes_images_stale_and_rebuilds_only_their_last_layer(
+    store: DockerImages, changed: Path, log: Log
+) -> None:
+    assert {status.state for status in await statuses(store, changed)} == {"stale"}
+    with anyio.fail_after(60):
+        made = await build(store, ["shell"], report=log, root=changed)
+    assert log.images == ["shell"]
+    states = {status.name: status.state for status in await statuses(store, changed)}
+    assert states == {"base": "stale", "python": "stale", "node": "stale", "shell": "present"}
+    image = await store.find(tag_of("shell", changed))
+    assert image is not None
+    assert image.id == made["shell"]
+
+
+@pytest.mark.usefixtures("built")
+async def test_progress_rises_to_the_whole(store: DockerImages, changed: Path, log: Log) -> None:
+    await build(store, ["base"], report=log, root=changed)
+    fractions = [step.fraction for step in log if step.fraction is not None]
+    assert fractions == sorted(fractions)
+    assert (fractions[0], fractions[-1]) == (0.0, 1.0)
+    assert len(set(fractions)) > 3
+
+
+@pytest.mark.usefixtures("built")
+async def test_two_builds_at_once_take_turns_and_build_once(changed: Path, tmp_path: Path) -> None:
+    logs = [Log(), Log()]
+    made: list[dict[str, str]] = []
+
+    async def one(log: Log) -> None:
+        async with open_images() as images:
+            made.append(await build(images, ["base"], report=log, root=changed, cache=tmp_path / "cache"))
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            for log in logs:
+                group.start_soon(one, log)
+    assert made[0] == made[1]
+    assert sorted(log.images for log in logs) == [[""], ["base"]]
+
+
+@pytest.mark.usefixtures("built")
+async def test_a_failing_step_says_which_and_what_it_printed(
+    store: DockerImages, copied: Path, log: Log
+) -> None:
+    (copied / "shell" / "Dockerfile").write_text(
+        "ARG PARENT\nFROM ${PARENT}\nRUN printf '\\033[31mno luck \\007today\\n'; exit 3\n"
+    )
+    with pytest.raises(ConfigError, match="returned a non-zero code: 3") as raised:
+        await build(store, ["shell"], report=log, root=copied)
+    assert "no luck today" in raised.value.hint
+    assert not re.search(r"[\x00-\x08\x0b-\x1f]", raised.value.hint)
+    assert await store.find(tag_of("shell", copied)) is None
+
+
+async def test_a_registry_that_does_not_answer_is_no_failure_of_the_engine(store: DockerImages) -> None:
+    with anyio.fail_after(30), pytest.raises(ConfigError):
+        await store.pull("localhost:1/nothing:none", tag="mcp-sandbox/test:none", log=lambda _: None)
+
+
+# docker-py drops the socket that could not connect without closing it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+async def test_an_engine_that_does_not_answer_is_unavailable() -> None:
+    with pytest.raises(EngineUnavailable):
+        async with open_images("unix:///nonexistent/docker.sock"):
+            pass
+    gc.collect()
+
+
+async def test_removing_what_is_not_there_is_no_error(store: DockerImages) -> None:
+    await store.remove("mcp-sandbox/test:never-built")
+    assert await store.find("mcp-sandbox/test:never-built") is None
