@@ -58,7 +58,7 @@ async def open_stack(settings: Settings, *, narrow: Narrow | None = None) -> Asy
     unless the engine does not answer.
     """
     async with AsyncExitStack() as stack:
-        policy = load_policy(settings.policy)
+        policy = load_policy(settings.policy, host_memory=_host_memory())
         if narrow:
             policy = narrow(policy)
         lease = stack.enter_context(take_instance(settings.state_dir, settings.instance))
@@ -133,6 +133,10 @@ async def until_signalled(work: Callable[[], Awaitable[T]]) -> tuple[T | None, s
 def open_image_store(settings: Settings) -> AbstractAsyncContextManager[ImageStore]:
     """Where the engine keeps its images. Entering it raises ConfigError or EngineUnavailable."""
     return open_images(settings.docker_host)
+
+
+def _host_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _engine(settings: Settings, instance: str) -> DockerEngine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import Annotated, Literal
 
@@ -37,4 +38,6 @@ def serve(
         instance=instance,
         insecure_allow_missing=frozenset(insecure_allow_missing or ()),
     )
+    if transport == "stdio" and sys.stdin.isatty():
+        typer.echo("waiting for JSON-RPC on stdin; for people there is: sandbox-server run -", err=True)
     anyio.run(partial(app.until_signalled, partial(app.serve, settings)))

@@ -14,8 +14,8 @@ from sandbox_server.execution.grants import Grant, Sizing
 from sandbox_server.execution.languages import LANGUAGES
 from sandbox_server.execution.models import RunLimits
 from sandbox_server.policy.document import Path
-from sandbox_server.policy.models import Ceilings, Code, LanguageRule
-from sandbox_server.policy.units import quantity_text
+from sandbox_server.policy.models import Ceilings, Code, Deployment, LanguageRule
+from sandbox_server.policy.units import Share, quantity_text
 
 _SANDBOX: Final = frozenset(field.name for field in fields(SandboxLimits))
 _RUN: Final = frozenset({"wall", "cpu", "output", "output_total"})
@@ -30,7 +30,7 @@ class Problem:
 
 
 def grants_of(
-    ceilings: Ceilings, code: Code, at: Path, sizing: Sizing, revision: str, problems: list[Problem]
+    ceilings: Ceilings, code: Code, at: Path, revision: str, problems: list[Problem]
 ) -> MappingProxyType[str, Grant]:
     """Every language that `code` names. Whatever is wrong is added to `problems`."""
     if not code.languages:
@@ -42,7 +42,6 @@ def grants_of(
             problems.append(Problem(where, _unknown_language(name)))
             continue
         granted[name] = _grant(name, rule, ceilings, code, at, revision, problems)
-    problems.extend(_unfit(granted.values(), sizing))
     return MappingProxyType(granted)
 
 
@@ -115,7 +114,8 @@ class _Merged:
         return chosen | {key: value for key, value in self._written.items() if key in chosen}
 
 
-def _unfit(granted: Iterable[Grant], sizing: Sizing) -> Iterable[Problem]:
+def unfit(granted: Iterable[Grant], deployment: Deployment, sizing: Sizing) -> Iterable[Problem]:
+    """What of the grants a deployment has no room for."""
     profiles = {grant.profile for grant in granted}
     warm = sizing.warm * len(profiles)
     if warm > sizing.sandboxes:
@@ -124,13 +124,15 @@ def _unfit(granted: Iterable[Grant], sizing: Sizing) -> Iterable[Problem]:
             f"{warm} sandboxes would wait warm ({sizing.warm} for each of {len(profiles)} profiles) "
             f"but only {sizing.sandboxes} may exist",
         )
-    needed = sizing.warm * sum(profile.limits.memory for profile in profiles)
+    # A share is written for hosts of any size: on a small one fewer wait warm.
+    shared = isinstance(deployment.memory, Share)
+    needed = 0 if shared else sizing.warm * sum(profile.limits.memory for profile in profiles)
     largest = max((profile.limits.memory for profile in profiles), default=0)
     if max(needed, largest) > sizing.memory:
         yield Problem(
             ("deployment", "memory"),
-            f"{_size(sizing.memory)} is less than what has to fit: {_size(needed)} for the warm "
-            f"sandboxes, {_size(largest)} for the largest one",
+            f"{_size(sizing.memory)} is less than what has to fit: {_size(largest)} for the largest sandbox"
+            + (f", {_size(needed)} for the warm ones" if needed else ""),
         )
 
 

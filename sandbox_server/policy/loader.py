@@ -18,15 +18,20 @@ from pydantic_core import ErrorDetails
 from sandbox_server.errors import ConfigError
 from sandbox_server.execution.grants import Sizing
 from sandbox_server.policy.document import MAX_BYTES, Document, Malformed, Mark, Path, parse
-from sandbox_server.policy.limits import Problem, grants_of
+from sandbox_server.policy.limits import Problem, grants_of, unfit
 from sandbox_server.policy.models import Policy, PolicyFile, Strict
 from sandbox_server.policy.units import quantity_text
 
 _MOST_SHOWN: Final = 10
+HOST_MEMORY: Final = 8 * 1024**3
+"""What a share of the host's memory is taken of where no host is in sight."""
 
 
-def load_policy(file: FilePath) -> Policy:
-    """Raises ConfigError: unreadable, not strict YAML, unknown key, wrong unit, over a ceiling."""
+def load_policy(file: FilePath, *, host_memory: int = HOST_MEMORY) -> Policy:
+    """`host_memory`: the bytes that `deployment.memory: 60%` is a part of.
+
+    Raises ConfigError: unreadable, not strict YAML, unknown key, wrong unit, over a ceiling.
+    """
     try:
         with file.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
@@ -34,10 +39,10 @@ def load_policy(file: FilePath) -> Policy:
         raise ConfigError(
             f"policy {file}: {error.strerror or error}", hint="give a readable file with --policy"
         ) from None
-    return parse_policy(raw, source=str(file))
+    return parse_policy(raw, source=str(file), host_memory=host_memory)
 
 
-def parse_policy(raw: bytes, *, source: str) -> Policy:
+def parse_policy(raw: bytes, *, source: str, host_memory: int = HOST_MEMORY) -> Policy:
     """As `load_policy`, of bytes. `source` is what errors call the file."""
     try:
         document = parse(raw)
@@ -49,7 +54,7 @@ def parse_policy(raw: bytes, *, source: str) -> Policy:
         written = PolicyFile.model_validate(document.data)
     except ValidationError as error:
         raise _refusal(source, [_explained(e, document) for e in error.errors()]) from None
-    return _resolved(written, document, source)
+    return _resolved(written, document, source, host_memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +64,16 @@ class _Found:
     what: str
 
 
-def _resolved(written: PolicyFile, document: Document, source: str) -> Policy:
+def _resolved(written: PolicyFile, document: Document, source: str, host_memory: int) -> Policy:
     problems: list[Problem] = []
     if len(written.roles) != 1:
         problems.append(Problem(("roles",), "this version takes exactly one role"))
         raise _refusal(source, [_Found(document.mark(p.path), p.path, p.what) for p in problems])
     ((name, role),) = written.roles.items()
-    sizing = Sizing(**written.deployment.model_dump())
     revision = _revision(written)
-    grants = grants_of(written.ceilings, role.code, ("roles", name, "code"), sizing, revision, problems)
+    grants = grants_of(written.ceilings, role.code, ("roles", name, "code"), revision, problems)
+    sizing = written.deployment.sizing(host_memory)
+    problems.extend(unfit(grants.values(), written.deployment, sizing))
     if problems:
         raise _refusal(source, [_Found(document.mark(p.path), p.path, p.what) for p in problems])
     return Policy(source, revision, name, grants, sizing)

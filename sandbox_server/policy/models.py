@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from sandbox_server.engines.profile import MIB, Runtime
 from sandbox_server.execution.grants import Grant, Sizing
-from sandbox_server.policy.units import parse_count, parse_duration, parse_size
+from sandbox_server.policy.units import Share, parse_budget, parse_count, parse_duration, parse_size
 
 GIB = 1024 * MIB
 _BUILT_IN = Sizing()
@@ -92,17 +92,22 @@ class Role(Strict):
 
 
 class Deployment(Strict):
-    """How much runs at once. The defaults are those of `Sizing`."""
+    """How much runs at once. The defaults are those of `Sizing`, which `sizing` gives."""
 
     warm: Annotated[int, Field(ge=0, le=256)] = _BUILT_IN.warm
     sandboxes: Annotated[int, Field(ge=1, le=4096)] = _BUILT_IN.sandboxes
-    memory: Memory = _BUILT_IN.memory
+    memory: Annotated[int | Share, BeforeValidator(parse_budget)] = _BUILT_IN.memory
     parallel_starts: Annotated[int, Field(ge=1, le=64)] = _BUILT_IN.parallel_starts
-    queue: Annotated[int, Field(ge=0, le=100_000)] = _BUILT_IN.queue
+    queue: Annotated[int, Field(ge=1, le=100_000)] = _BUILT_IN.queue
     queue_wait: Annotated[Duration, Field(ge=0, le=3600)] = _BUILT_IN.queue_wait
     sessions: Annotated[int, Field(ge=0, le=4096)] = _BUILT_IN.sessions
     session_idle: Annotated[Duration, Field(ge=1, le=7 * 24 * 3600)] = _BUILT_IN.session_idle
     session_ttl: Annotated[Duration, Field(ge=1, le=7 * 24 * 3600)] = _BUILT_IN.session_ttl
+
+    def sizing(self, host_memory: int) -> Sizing:
+        """Of a deployment on a host with this many bytes of memory."""
+        memory = self.memory.of(host_memory) if isinstance(self.memory, Share) else self.memory
+        return Sizing(**{**self.model_dump(), "memory": memory})
 
 
 class PolicyFile(Strict):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Final
 
 _NUMBER: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([A-Za-z]*)")
@@ -39,6 +40,28 @@ def parse_size(value: object) -> int:
     if not size.is_integer():
         raise ValueError(f"{_shown(value)}: is not a whole number of bytes")
     return int(size)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of the host's memory, in percent."""
+
+    percent: int
+
+    def of(self, memory: int) -> int:
+        return memory * self.percent // 100
+
+
+def parse_budget(value: object) -> int | Share:
+    """A size as `parse_size`, or a share of the host's memory: `60%`. Raises ValueError."""
+    if isinstance(value, Share):
+        return value
+    if isinstance(value, str) and (match := re.fullmatch(r"([0-9]{1,2})%", value)) and int(match[1]) > 0:
+        return Share(int(match[1]))
+    try:
+        return parse_size(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; or a share of the host's memory, 1% to 99%") from None
 
 
 def parse_count(value: object) -> int:

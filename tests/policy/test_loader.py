@@ -13,16 +13,17 @@ from sandbox_server.policy.models import Policy
 
 SHIPPED = Path(__file__).parents[2] / "policies"
 
+HOST = 8192 * MIB
 MINIMAL = "schema: sandbox-policy/v1\nroles: {basic: {code: {languages: {python: {}}}}}\n"
 
 
 def loaded(text: str) -> Policy:
-    return parse_policy(text.encode(), source="p.yaml")
+    return parse_policy(text.encode(), source="p.yaml", host_memory=HOST)
 
 
 def refusal(text: str | bytes) -> str:
     with pytest.raises(ConfigError) as caught:
-        parse_policy(text.encode() if isinstance(text, str) else text, source="p.yaml")
+        parse_policy(text.encode() if isinstance(text, str) else text, source="p.yaml", host_memory=HOST)
     return caught.value.message
 
 
@@ -30,9 +31,13 @@ def with_code(code: str, rest: str = "") -> str:
     return f"schema: sandbox-policy/v1\n{rest}roles:\n  basic:\n    code:\n      {code}\n"
 
 
+def test_the_default_policy_loads_on_a_small_host() -> None:
+    assert load_policy(SHIPPED / "default.yaml", host_memory=1024 * MIB).sizing.memory == 614 * MIB + 419430
+
+
 @pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.yaml")), ids=lambda file: file.name)
 def test_every_shipped_policy_loads_and_grants_python(file: Path) -> None:
-    assert "python" in load_policy(file).grants
+    assert "python" in load_policy(file, host_memory=HOST).grants
 
 
 def test_a_minimal_policy_grants_its_language_with_the_built_in_limits() -> None:
@@ -162,6 +167,21 @@ def test_what_waits_warm_must_fit_into_the_deployment() -> None:
     assert "256MiB is less than" in refusal(MINIMAL + "deployment: {memory: 256MiB}\n")
 
 
+def test_a_share_of_the_host_s_memory_fits_hosts_of_any_size() -> None:
+    assert loaded(MINIMAL + "deployment: {memory: 25%}\n").sizing.memory == HOST // 4
+    assert loaded(MINIMAL + "deployment: {memory: 5%, warm: 4}\n").sizing.memory < 4 * 256 * MIB
+    assert "for the largest sandbox" in refusal(MINIMAL + "deployment: {memory: 1%}\n")
+    for wrong in ("0%", "100%", "-5%", "5.5%", "%", "8"):
+        assert "1% to 99%" in refusal(MINIMAL + f"deployment: {{memory: '{wrong}'}}\n")
+
+
+def test_the_revision_does_not_depend_on_the_host() -> None:
+    text = (MINIMAL + "deployment: {memory: 50%}\n").encode()
+    small, large = (parse_policy(text, source="p.yaml", host_memory=size) for size in (HOST, 4 * HOST))
+    assert small.revision == large.revision
+    assert small.sizing.memory != large.sizing.memory
+
+
 @pytest.mark.parametrize(
     ("languages", "complaint"),
     [("{py: {}}", "did you mean 'python'?"), ("{cobol: {}}", "known are python"), ("{}", "names no language"),
@@ -218,7 +238,7 @@ def test_deep_nesting_is_an_error_and_not_a_traceback(text: str) -> None:
 def test_an_absent_file_and_a_directory_are_refused_by_name(tmp_path: Path) -> None:
     for file in (tmp_path / "absent.yaml", tmp_path):
         with pytest.raises(ConfigError, match=str(file)):
-            load_policy(file)
+            load_policy(file, host_memory=HOST)
 
 
 def test_a_refusal_is_safe_to_print_whatever_the_keys_hold() -> None:
@@ -229,8 +249,8 @@ YAML_PIECES = st.lists(
     st.sampled_from(
         ["schema: sandbox-policy/v1", "roles:", "  basic:", "    code:", "      languages:", "python: {}",
          "\n", "{", "}", "[", "]", ":", ",", "- ", "&a", "*a", "!!str ", "'", '"', "|", ">", "%YAML 1.1\n",
-         "---", "...", "\t", "  ", "wall: 1s", "deployment:", "ceilings:", "? ", "#", "\\U", "0x1", "9" * 5000,
-         "\u2028", "yes"]
+         "---", "...", "\t", "  ", "wall: 1s", "deployment:", "ceilings:", "? ", "#", "\\U", "0x1",
+         "9" * 5000, "\u2028", "yes"]
     ),
     max_size=40,
 ).map("".join)  # fmt: skip
@@ -248,7 +268,7 @@ YAML_PIECES = st.lists(
 @example(b"%TAG ! !\n--- !x a")
 def test_any_bytes_give_a_policy_or_a_config_error(raw: bytes) -> None:
     try:
-        said = parse_policy(raw, source="p.yaml").revision
+        said = parse_policy(raw, source="p.yaml", host_memory=HOST).revision
     except ConfigError as error:
         said = error.message
     assert said.startswith(("p.yaml:", "sha256:"))

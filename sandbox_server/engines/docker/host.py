@@ -45,6 +45,7 @@ def read_host(info: Mapping[str, Any], version: Mapping[str, Any], *, local: boo
         "operating_system": str(info.get("OperatingSystem", "")),
         "runc_version": str((info.get("RuncCommit") or {}).get("ID", "")),
         "containerd_version": str((info.get("ContainerdCommit") or {}).get("ID", "")),
+        "root_dir": str(info.get("DockerRootDir", "")),
         "security_options": ", ".join(security),
         "storage_driver": str(info.get("Driver", "")),
     }
