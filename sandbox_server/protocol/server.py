@@ -13,6 +13,7 @@ import mcp_types as types
 import structlog
 from mcp.server import Server
 from mcp.server.caching import CacheHint
+from mcp.server.context import ServerMiddleware
 from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel
 
@@ -55,6 +56,7 @@ class Extra:
 
     tools: tuple[Tool, ...] = ()
     handlers: tuple[ExtraHandler, ...] = ()
+    middleware: tuple[ServerMiddleware[Any], ...] = ()
 
 
 def build_server(executor: Executor, *, version: str, extra: Extra | None = None) -> SandboxMcpServer:
@@ -90,6 +92,7 @@ def build_server(executor: Executor, *, version: str, extra: Extra | None = None
     )
     for each in extra.handlers:
         server.add_request_handler(each.method, each.params, guarded(each.handler))
+    server.middleware.extend(extra.middleware)
     return server
 
 
