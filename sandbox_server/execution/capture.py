@@ -9,26 +9,37 @@ from sandbox_server.execution.models import Captured, Display, StreamName
 
 # C0 except tab and newline, DEL, C1, line and paragraph separators, and the characters that
 # reorder text on a screen: shown as escapes, so that a terminal or a reader can't be played.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ufeff]")
+_RANGES = (
+    *((0x00, 0x08), (0x0B, 0x1F), (0x7F, 0x9F), (0x061C, 0x061C), (0x200E, 0x200F), (0x2028, 0x202E)),
+    *((0x2066, 0x2069), (0xD800, 0xDFFF), (0xFEFF, 0xFEFF)),
+)
+_UNSAFE = re.compile(f"[{''.join(f'{chr(first)}-{chr(last)}' for first, last in _RANGES)}]")
+
+
+def _escape(code: int) -> str:
+    if code == ord("\r"):
+        return "\\r"
+    if 0xD800 <= code <= 0xDFFF:
+        return "\ufffd"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+_ESCAPES = {code: _escape(code) for first, last in _RANGES for code in range(first, last + 1)}
 _SIDE = struct.Struct(">BI")
 _VALUE, _DISPLAY = 1, 2
 _VALUE_LIMIT = 66 * 1024
 _MIMES = frozenset({"image/png", "text/html", "text/plain"})
 _PNG = b"\x89PNG\r\n\x1a\n"
+MOST_DISPLAYS = 100
+"""Each is an object here and a block in the result, however few bytes it has on the wire."""
+_MOST_RECORDS = 10_000
+_STEP = 256
 
 
 def make_visible(text: str) -> str:
     """Control and reordering characters as Python-style escapes; lone surrogates as U+FFFD."""
-    text = text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
-    return _UNSAFE.sub(_escape, text)
-
-
-def _escape(match: re.Match[str]) -> str:
-    character = match.group()
-    if character == "\r":
-        return "\\r"
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    # The search is quick where there is nothing to do, the table where there is much.
+    return text.translate(_ESCAPES) if _UNSAFE.search(text) else text
 
 
 class Capture:
@@ -57,16 +68,45 @@ class Capture:
             del self._tail[: -self._tail_limit]
 
     def finish(self) -> Captured:
-        """What was kept, as text."""
+        """What was kept, as text of at most `limit` bytes of UTF-8 and a note of what was cut."""
+        head = bytes(self._head)
         tail = bytes(self._tail[-self._tail_limit :]) if self._tail_limit else b""
-        omitted = self.total - len(self._head) - len(tail)
-        if omitted <= 0:
-            text = make_visible((bytes(self._head) + tail).decode("utf-8", "replace"))
-            return Captured(text, self.total, 0)
-        head, tail = _trim_end(bytes(self._head)), _trim_start(tail)
-        omitted = self.total - len(head) - len(tail)
-        shown = [make_visible(part.decode("utf-8", "replace")) for part in (head, tail)]
-        return Captured(f"\n[... {omitted} bytes omitted ...]\n".join(shown), self.total, omitted)
+        if self.total == len(head) + len(tail):
+            text = make_visible((head + tail).decode("utf-8", "replace"))
+            if _size(text) <= self._head_limit + self._tail_limit:
+                return Captured(text, self.total, 0)
+        before, kept_before = _fit(_trim_end(head), self._head_limit)
+        after, kept_after = _fit(_trim_start(tail), self._tail_limit, at_end=True)
+        omitted = self.total - kept_before - kept_after
+        return Captured(f"{before}\n[... {omitted} bytes omitted ...]\n{after}", self.total, omitted)
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _fit(data: bytes, room: int, *, at_end: bool = False) -> tuple[str, int]:
+    """As much of the start (or the end) of `data`, shown, as has room, and how many bytes of it that is.
+
+    An escape takes up to four times the space of what it stands for.
+    """
+    text = data.decode("utf-8", "surrogateescape")  # unlike "replace" it can be counted back
+    shown = make_visible(text)
+    if _size(shown) <= room:
+        return shown, len(data)
+    pieces: list[str] = []
+    start, end, step = 0, len(text), _STEP
+    while step:
+        piece = text[max(start, end - step) : end] if at_end else text[start : start + step]
+        shown = make_visible(piece)
+        if _size(shown) > room:
+            step //= 4
+            continue
+        pieces.append(shown)
+        room -= _size(shown)
+        start, end = (start, end - len(piece)) if at_end else (start + len(piece), end)
+    left = text[start:end].encode("utf-8", "surrogateescape")
+    return "".join(reversed(pieces) if at_end else pieces), len(data) - len(left)
 
 
 def _trim_end(data: bytes) -> bytes:
@@ -90,7 +130,8 @@ class SideChannel:
     """Collects the value and the displays that a program's own process reports.
 
     Keeps at most `limit` bytes of displays, in the order in which they came, and counts the rest.
-    A malformed record ends the channel: what follows can't be told apart any more.
+    A malformed record ends the channel: what follows can't be told apart any more. So does
+    a flood of records, which would cost the server more than it costs the program.
     """
 
     def __init__(self, limit: int) -> None:
@@ -98,6 +139,7 @@ class SideChannel:
         self._buffer = bytearray()
         self._skip = 0
         self._broken = False
+        self._records = 0
         self._size = 0
         self.value: str | None = None
         self.displays: list[Display] = []
@@ -116,12 +158,13 @@ class SideChannel:
             if len(self._buffer) < _SIDE.size:
                 return
             kind, length = _SIDE.unpack_from(self._buffer)
-            if kind not in (_VALUE, _DISPLAY):
+            if kind not in (_VALUE, _DISPLAY) or self._records >= _MOST_RECORDS:
                 self._broken = True
                 self._buffer.clear()
                 return
             if not self._admits(kind, length):
                 self.omitted += 1
+                self._records += 1
                 self._skip = _SIDE.size + length
                 continue
             end = _SIDE.size + length
@@ -129,12 +172,13 @@ class SideChannel:
                 return
             body = bytes(self._buffer[_SIDE.size : end])
             del self._buffer[:end]
+            self._records += 1
             self._take(kind, body)
 
     def _admits(self, kind: int, length: int) -> bool:
         if kind == _VALUE:
             return length <= _VALUE_LIMIT
-        return self._size + length <= self._limit
+        return len(self.displays) < MOST_DISPLAYS and self._size + length <= self._limit
 
     def _take(self, kind: int, body: bytes) -> None:
         if kind == _VALUE:
