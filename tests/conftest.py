@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -37,6 +38,15 @@ def instance() -> Iterator[str]:
 def owner(instance: str) -> Owner:
     """A new boot of this session's instance."""
     return Owner(instance, uuid4().hex)
+
+
+@pytest.fixture(scope="session")
+def gvisor_host() -> str:
+    """The address of an engine that has gVisor. `make test` starts one where the main engine has none."""
+    host = os.environ.get("SANDBOX_TEST_GVISOR_HOST")
+    if not host:
+        pytest.fail("this test needs an engine with gVisor: run it with scripts/test.sh", pytrace=False)
+    return host
 
 
 @pytest.fixture

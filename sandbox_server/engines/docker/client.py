@@ -16,7 +16,7 @@ import anyio
 import anyio.to_thread
 import requests
 from docker import APIClient
-from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import APIError, DockerException
 from urllib3.exceptions import HTTPError
 
 from sandbox_server.errors import ConfigError, EngineUnavailable, SandboxServerError
@@ -78,8 +78,6 @@ class DockerClient:
                 api.trust_env = False  # no HTTP proxy between us and our engine
                 self._api = api
             return function(api)
-        except ImageNotFound as error:
-            raise image_missing() from error
         except APIError as error:
             if error.status_code in (404, 409):
                 raise
@@ -121,9 +119,9 @@ def engine_silent() -> EngineUnavailable:
     return EngineUnavailable("the Docker Engine does not answer in time", hint="try again later")
 
 
-def image_missing() -> ConfigError:
+def image_missing(reference: str) -> ConfigError:
     """The error for an image that isn't on the engine."""
-    return ConfigError("the sandbox image is not on the engine", hint="run: sandbox-server images build")
+    return ConfigError(f"image {reference!r} is not on the engine", hint="run: sandbox-server images build")
 
 
 def translate(error: APIError) -> SandboxServerError:

@@ -10,12 +10,12 @@ import anyio
 import anyio.lowlevel
 import structlog
 from docker import APIClient
-from docker.errors import APIError
+from docker.errors import APIError, ImageNotFound, NotFound
 
 from sandbox_server.engines.base import EngineInfo, Owner
 from sandbox_server.engines.docker import labels
 from sandbox_server.engines.docker.attach import attach
-from sandbox_server.engines.docker.client import DockerClient, translate
+from sandbox_server.engines.docker.client import DockerClient, image_missing, translate
 from sandbox_server.engines.docker.container import DockerContainer, remove
 from sandbox_server.engines.docker.host import FIXES, Host, read_host
 from sandbox_server.engines.docker.hostconfig import create_payload
@@ -74,10 +74,7 @@ class DockerEngine:
         self._host = None
         self._refuse(await self._know_host(), profile)
         reference = self._resolve(profile.image)
-        try:
-            await self._client.call(lambda api: _inspect_image(api, reference))
-        except ConfigError as error:
-            raise ConfigError(f"image {profile.image!r}: {error.message}", hint=error.hint) from error
+        await self._client.call(lambda api: _find_image(api, reference))
 
     async def start(self, profile: Profile, *, deadline: float) -> DockerContainer:
         """Create, attach, start. A cancelled or failed start has removed what it made."""
@@ -235,12 +232,18 @@ class DockerEngine:
 
 
 def _create(api: APIClient, payload: dict[str, Any], name: str) -> dict[str, Any]:
-    created: dict[str, Any] = api.create_container_from_config(payload, name)  # type: ignore[no-untyped-call]
+    try:
+        created: dict[str, Any] = api.create_container_from_config(payload, name)  # type: ignore[no-untyped-call]
+    except ImageNotFound as error:
+        raise image_missing(payload["Image"]) from error
     return created
 
 
-def _inspect_image(api: APIClient, reference: str) -> None:
-    api.inspect_image(reference)  # type: ignore[no-untyped-call]
+def _find_image(api: APIClient, reference: str) -> None:
+    try:
+        api.inspect_image(reference)  # type: ignore[no-untyped-call]
+    except NotFound as error:
+        raise image_missing(reference) from error
 
 
 def _refuse_warnings(warnings: list[str] | tuple[str, ...]) -> None:

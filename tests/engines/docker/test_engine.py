@@ -184,8 +184,6 @@ async def test_cancelling_a_crowd_of_starts_leaves_no_container_and_no_uid(
 
 
 async def test_a_missing_runtime_is_named_with_what_to_do(docker_engine: DockerEngine) -> None:
-    if "runsc" in (await docker_engine.probe()).runtimes:
-        docker_engine = DockerEngine(Owner("test", "x"), tag_of)
     profile = replace(PROFILE, runtime="no-such-runtime")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no-such-runtime") as refused:
         await docker_engine.check(profile)
@@ -212,6 +210,15 @@ async def test_what_the_daemon_itself_refuses_is_told_and_leaves_nothing(
     with pytest.raises(ConfigError, match=r"[Mm]emory"):
         await docker_engine.start(Profile("python", SandboxLimits(memory=1)), deadline=later())
     assert containers_of(api, owner) == []
+
+
+async def test_an_image_that_was_not_built_is_named_with_what_to_do(owner: Owner) -> None:
+    engine = DockerEngine(owner, lambda name: f"mcp-sandbox/{name}:never-built")
+    for call in (engine.check(PROFILE), engine.start(PROFILE, deadline=later())):
+        with pytest.raises(ConfigError, match="mcp-sandbox/python:never-built") as refused:
+            await call
+        assert "images build" in refused.value.hint
+    await engine.aclose()
 
 
 async def test_an_image_without_a_runner_is_an_error_of_the_deployment(
