@@ -22,7 +22,7 @@ from sandbox_server.config import Settings
 from sandbox_server.engines.base import ImageStore, Owner
 from sandbox_server.engines.docker.engine import DockerEngine
 from sandbox_server.engines.docker.images import open_images
-from sandbox_server.errors import EngineUnavailable, SandboxServerError
+from sandbox_server.errors import EngineUnavailable
 from sandbox_server.execution.manager import Manager
 from sandbox_server.images.recipes import tag_of
 from sandbox_server.instance import ownerless, take_instance
@@ -34,9 +34,6 @@ Narrow = Callable[[Policy], Policy]
 
 ORPHANS_EVERY = 60.0
 """Seconds between looks for what servers that will not come back left behind."""
-
-STOP_SECONDS = 30.0
-"""How long an orderly stop may take. What is left then goes at the next start."""
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +60,7 @@ async def open_stack(settings: Settings, *, narrow: Narrow | None = None) -> Asy
             policy = narrow(policy)
         lease = stack.enter_context(take_instance(settings.state_dir, settings.instance))
         engine = _engine(settings, lease.id)
-        stack.push_async_callback(_close, engine)
+        # Entering the manager makes it the engine's owner: it closes the engine on its way out.
         manager = await stack.enter_async_context(Manager(engine, policy.grants, policy.sizing))
         background = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(background.cancel_scope.cancel)
@@ -121,7 +118,7 @@ async def until_signalled(work: Callable[[], Awaitable[T]]) -> tuple[T | None, s
             await started.wait()
             try:
                 result = await work()
-            except (SandboxServerError, ExceptionGroup, OSError) as error:
+            except Exception as error:
                 # Raised outside the group, which would wrap it into a group of its own.
                 failure = error
         group.cancel_scope.cancel()
@@ -148,16 +145,6 @@ def _engine(settings: Settings, instance: str) -> DockerEngine:
     )
 
 
-async def _close(engine: DockerEngine) -> None:
-    with anyio.move_on_after(STOP_SECONDS, shield=True) as scope:
-        try:
-            await engine.aclose()
-        except EngineUnavailable as error:
-            log.warning("containers_left_for_the_next_start", reason=error.message)
-    if scope.cancelled_caught:
-        log.warning("containers_left_for_the_next_start", reason="the engine took too long")
-
-
 async def _sweep_orphans(settings: Settings) -> None:
     """Our own slot is swept by the manager. A second server that died and was not started again
     held another one, which nobody else looks at."""
@@ -167,9 +154,7 @@ async def _sweep_orphans(settings: Settings) -> None:
             try:
                 if removed := await engine.sweep():
                     log.info("orphans_removed", slot=lease.slot, containers=removed)
+                await engine.aclose()
             except EngineUnavailable:
                 break
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await _close(engine)
         await anyio.sleep(ORPHANS_EVERY)

@@ -18,6 +18,9 @@ LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 NAME: Final = "mcp-sandbox-server"
 
+LIMITS: Final = frozenset({"memory", "swap", "cpu", "pids", "seccomp"})
+"""What an operator may choose to do without on a host that can't apply it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -90,8 +93,17 @@ class Settings:
             endpoint=endpoint,
             instance=instance or environ.get("SANDBOX_SERVER_INSTANCE") or None,
             docker_host=environ.get("DOCKER_HOST") or None,
-            insecure_allow_missing=insecure_allow_missing | frozenset(filter(None, missing.split(","))),
+            insecure_allow_missing=_limits(insecure_allow_missing | frozenset(missing.split(",")) - {""}),
         )
+
+
+def _limits(names: frozenset[str]) -> frozenset[str]:
+    if unknown := names - LIMITS:
+        raise ConfigError(
+            f"--insecure-allow-missing: there is no limit {', '.join(sorted(unknown))}",
+            hint=f"known are {', '.join(sorted(LIMITS))}",
+        )
+    return names
 
 
 def _path(environ: Mapping[str, str], name: str) -> Path | None:

@@ -62,3 +62,8 @@ def test_loopback_without_tokens_is_served_once_the_operator_says_so(host: str) 
 
 def test_stdio_needs_no_word_about_authentication() -> None:
     assert Settings.read({}, transport="stdio").transport == "stdio"
+
+
+def test_doing_without_a_limit_that_does_not_exist_is_a_mistake_and_not_ignored() -> None:
+    with pytest.raises(ConfigError, match=r"no limit pid \("):
+        Settings.read({}, insecure_allow_missing=frozenset({"pid", "memory"}))

@@ -104,7 +104,7 @@ def _limits(info: EngineInfo, allowed: frozenset[str]) -> Check:
     if info.missing.keys() <= allowed:
         return Check("limits", "warn", evidence, "you chose to run without; programs can exceed these limits")
     return Check(
-        "limits", "fail", evidence, "see docs of your kernel; or --insecure-allow-missing at your own risk"
+        "limits", "fail", evidence, "enable them on the host; at your own risk: --insecure-allow-missing=NAME"
     )
 
 

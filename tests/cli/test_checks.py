@@ -1,0 +1,99 @@
+"""What the doctor makes of hosts that this machine is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox_server.cli.checks import Check, disk_check, engine_checks, image_check
+from sandbox_server.engines.base import EngineInfo
+from sandbox_server.images.inventory import ImageStatus, State
+from sandbox_server.policy.loader import parse_policy
+from sandbox_server.policy.models import Policy
+
+GIB = 1024**3
+
+
+def policy(runtime: str = "runc", memory: str = "4GiB") -> Policy:
+    text = (
+        f"schema: sandbox-policy/v1\ndeployment: {{memory: {memory}}}\n"
+        f"roles: {{basic: {{code: {{runtime: {runtime}, languages: {{python: {{}}}}}}}}}}\n"
+    )
+    return parse_policy(text.encode(), source="p.yaml")
+
+
+def found(
+    name: str, *, granted: Policy | None = None, allowed: frozenset[str] = frozenset(), **changes: Any
+) -> Check:
+    facts = {"runc_version": "1.3.3", "memory_bytes": str(8 * GIB), "security_options": "", **changes}
+    info = EngineInfo(
+        "docker", "28", facts.pop("runtimes", frozenset({"runc"})), facts.pop("missing", {}), facts
+    )
+    checks = {check.name: check for check in engine_checks(info, granted or policy(), allowed)}
+    return checks[name]
+
+
+@pytest.mark.parametrize(
+    ("version", "named"),
+    [
+        ("1.1.5+ds1", ["CVE-2024-21626", "CVE-2025-31133"]),
+        ("1.1.11", ["CVE-2024-21626", "CVE-2025-31133"]),
+        ("1.1.12", ["CVE-2025-31133"]),
+        ("1.2.7", ["CVE-2025-31133"]),
+        ("1.3.2", ["CVE-2025-31133"]),
+        ("v1.2.8", []),
+        ("1.3.3", []),
+        ("1.4.0", []),
+        ("2.0.1", []),
+    ],
+)
+def test_known_bad_versions_of_runc_are_named(version: str, named: list[str]) -> None:
+    check = found("runc", runc_version=version)
+    assert [name for name in ("CVE-2024-21626", "CVE-2025-31133") if name in check.evidence] == named
+    assert check.grade == ("warn" if named else "ok")
+
+
+def test_an_unknown_version_of_runc_is_not_taken_for_a_good_one() -> None:
+    assert found("runc", runc_version="").grade == "warn"
+
+
+def test_a_limit_that_cannot_be_applied_fails_unless_the_operator_does_without() -> None:
+    missing = {"pids": "no pids control group"}
+    check = found("limits", missing=missing)
+    assert check.grade == "fail"
+    assert "no pids control group" in check.evidence
+    assert found("limits", missing=missing, allowed=frozenset({"pids"})).grade == "warn"
+    assert found("limits", missing=missing, allowed=frozenset({"memory"})).grade == "fail"
+
+
+def test_a_runtime_that_the_policy_asks_for_must_be_there() -> None:
+    assert found("runtimes", granted=policy("runsc")).grade == "fail"
+    both = frozenset({"runc", "runsc"})
+    assert found("runtimes", granted=policy("runsc"), runtimes=both).grade == "ok"
+
+
+@pytest.mark.parametrize(("memory", "grade"), [("4GiB", "ok"), ("7GiB", "warn"), ("9GiB", "fail")])
+def test_what_is_promised_is_held_against_the_host_s_memory(memory: str, grade: str) -> None:
+    assert found("memory", granted=policy(memory=memory)).grade == grade
+
+
+def test_second_layers_are_advice_and_never_a_failure() -> None:
+    assert found("second layers").grade == "warn"
+    assert found("second layers", security_options="name=apparmor, name=userns").grade == "ok"
+
+
+@pytest.mark.parametrize(("state", "grade"), [("present", "ok"), ("stale", "fail"), ("missing", "fail")])
+def test_only_images_that_the_policy_uses_are_judged(state: State, grade: str) -> None:
+    images = [
+        ImageStatus("python", "t", state, None, None, None),
+        ImageStatus("node", "t", "missing", None, None, None),
+    ]
+    check = image_check(images, policy())
+    assert check.grade == grade
+    assert (f"python is {state}" in check.evidence) is (grade == "fail")
+
+
+def test_the_disk_is_measured_where_the_nearest_directory_is(tmp_path: Path) -> None:
+    assert str(tmp_path) in disk_check(tmp_path / "not" / "there").evidence
