@@ -1,0 +1,74 @@
+"""How late a time-out is, and whether anything survives it."""
+
+from __future__ import annotations
+
+from bench.context import Bench
+from bench.report import Row
+from bench.server import Server, http_client, http_server, run_code
+from bench.stats import Samples
+
+TIMEOUT = 0.3
+LOOP = "while True:\n    pass"
+# A daemon that has left the session and the process group, and ignores what can be ignored.
+DAEMONS = """
+import os, signal, time
+for _ in range(5):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+            while True:
+                time.sleep(1)
+        os._exit(0)
+while True:
+    pass
+"""
+
+
+async def measure(bench: Bench) -> None:
+    bench.say(f"time-outs of {TIMEOUT} s")
+    overshoot, returned = Samples(), Samples()
+    survivors: list[int] = []
+    async with (
+        http_server(bench.directory, "stops", warm=0) as server,
+        http_client(server, session=True) as client,
+    ):
+        await run_code(client, "pass")
+        for program in (LOOP, DAEMONS) * bench.times(25, 5):
+            seen = Samples()
+            result = await seen.time(lambda program=program: run_code(client, program, timeout=TIMEOUT))  # type: ignore[misc]
+            if result["outcome"] != "timeout":
+                raise RuntimeError(f"a run that never ends has the outcome {result['outcome']}")
+            overshoot.add(result["usage"]["wall_seconds"] - TIMEOUT)
+            returned.add(seen.p50 - TIMEOUT)
+            survivors.append(_survivors(bench, server))
+    bench.rows += [
+        Row(
+            f"time-out of {TIMEOUT} s: overshoot",
+            "ms",
+            1000 * overshoot.p50,
+            1000 * overshoot.p95,
+            1000 * overshoot.p99,
+            len(overshoot),
+            target="max <= 100 ms",
+            ratio=1000 * overshoot.most,
+            bound=100.0,
+        ),
+        Row.of("the same at the client, after the time-out", returned),
+        Row(
+            "processes that survived a time-out",
+            "count",
+            sum(survivors),
+            samples=len(survivors),
+            target="none",
+            ratio=float(sum(survivors)),
+            bound=0.0,
+            note="counted by the engine, from outside, after every call",
+        ),
+    ]
+
+
+def _survivors(bench: Bench, server: Server) -> int:
+    """Processes of the server's sandboxes but each one's PID 1, the runner."""
+    return sum(len(bench.api.processes(each)) - 1 for each in server.containers(bench.api, running=True))
