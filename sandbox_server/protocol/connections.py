@@ -1,8 +1,8 @@
 """Whose call is it: the id of the caller's connection, and what happens when that ends.
 
 A connection is one stdio process, one legacy HTTP session, later one WebSocket. A request
-of the stateless 2026-07-28 era over HTTP belongs to none. The id is random and never
-leaves the process: it is not the `Mcp-Session-Id`, which proxies log.
+of the stateless 2026-07-28 era over HTTP belongs to none. The id is random, and is not
+the `Mcp-Session-Id`, which proxies log.
 """
 
 from __future__ import annotations

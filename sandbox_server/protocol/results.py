@@ -12,11 +12,14 @@ from sandbox_server.execution.models import Captured, Display, RunRequest, RunRe
 from sandbox_server.protocol.failures import ERROR_PROPERTIES
 from sandbox_server.protocol.text import visible
 
-_NULL_STRING = {"type": ["string", "null"]}
-_NULL_NUMBER = {"type": ["number", "null"]}
 _NUMBER = {"type": "number"}
 _STRING = {"type": "string"}
 _INTEGER = {"type": "integer"}
+
+
+def _or_null(kind: str) -> dict[str, Any]:
+    # Not a list of types: clients that map schemas to dialects with a single `type` drop those.
+    return {"anyOf": [{"type": kind}, {"type": "null"}]}
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:
@@ -36,12 +39,12 @@ RESULT_PROPERTIES: dict[str, Any] = {
             "cancelled",
         ]
     },
-    "exit_code": {"type": ["integer", "null"]},
-    "signal": _NULL_STRING,
-    "limit": _NULL_STRING,
+    "exit_code": _or_null("integer"),
+    "signal": _or_null("string"),
+    "limit": _or_null("string"),
     "stdout": _STRING,
     "stderr": _STRING,
-    "result": {**_NULL_STRING, "description": "repr of the last expression"},
+    "result": {**_or_null("string"), "description": "repr of the last expression"},
     "display": {
         "type": "array",
         "description": "Rich output. `content` is the index of its image block; text is inline.",
@@ -52,7 +55,7 @@ RESULT_PROPERTIES: dict[str, Any] = {
         "description": "What was cut, by stream; the rest is not kept. Empty: nothing.",
     },
     "usage": _object(
-        {"wall_seconds": _NUMBER, "cpu_seconds": _NULL_NUMBER, "peak_memory_bytes": _NULL_NUMBER}
+        {"wall_seconds": _NUMBER, "cpu_seconds": _or_null("number"), "peak_memory_bytes": _or_null("number")}
     ),
     "timings": _object(
         {
@@ -65,9 +68,9 @@ RESULT_PROPERTIES: dict[str, Any] = {
     ),
     "session": _object(
         {
-            "id": _NULL_STRING,
+            "id": _or_null("string"),
             "state": {"enum": ["none", "kept", "reset", "lost"]},
-            "expires_in_seconds": _NULL_NUMBER,
+            "expires_in_seconds": _or_null("number"),
             "note": _STRING,
         }
     ),

@@ -40,7 +40,7 @@ class HttpSettings:
     max_body: int = 32 * MIB
     max_sessions: int = 1000
     session_idle: float = 1800.0
-    shutdown_grace: float = 3.0
+    shutdown_grace: float = 1.0
 
 
 def http_app(server: SandboxMcpServer, settings: HttpSettings) -> Starlette:
@@ -63,7 +63,7 @@ async def serve_http(
     """Serve until cancelled, then stop gracefully: no new connections, `shutdown_grace` for
     open requests, every session closed. `on_ready` gets the base URL once clients can connect.
 
-    Signals are the caller's (`run_until_signal`). Raises ConfigError if it can't listen there.
+    Signals are the caller's. Raises ConfigError if it can't listen there.
     """
     listener = _listen(settings)
     config = uvicorn.Config(

@@ -8,10 +8,10 @@ import sys
 
 import anyio
 
+from sandbox_server.app import until_signalled
 from sandbox_server.execution.api import OnEvent
 from sandbox_server.execution.models import RunRequest, RunResult
 from sandbox_server.protocol.server import build_server
-from sandbox_server.transports.signals import run_until_signal
 from sandbox_server.transports.stdio import serve_stdio
 from tests.protocol.fake_executor import OK, FakeExecutor
 
@@ -36,7 +36,7 @@ def main() -> None:
     async def serve() -> None:
         await serve_stdio(server, executor)
 
-    anyio.run(run_until_signal, serve)
+    anyio.run(until_signalled, serve)
 
 
 if __name__ == "__main__":
