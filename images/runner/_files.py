@@ -27,11 +27,15 @@ class Write:
         self.cancelled = False
         data_read, self.data = os.pipe2(os.O_CLOEXEC)
         self.report, report_write = os.pipe2(os.O_CLOEXEC)
-        self.pid = processes.fork()
-        if self.pid == 0:
-            _in_child(lambda: _write(request), data_read, report_write)
-        os.close(data_read)
-        os.close(report_write)
+        try:
+            self.pid = supervisor.fork(lambda: _in_child(lambda: _write(request), data_read, report_write))
+        except OSError:
+            os.close(self.data)
+            os.close(self.report)
+            raise
+        finally:
+            os.close(data_read)
+            os.close(report_write)
         os.set_blocking(self.data, False)
 
     def claims(self, pid):
@@ -84,20 +88,22 @@ class Write:
 
 
 def _in_child(work, data_read, report_write):
+    processes.adopt((data_read, report_write, report_write))
     try:
-        processes.adopt((data_read, report_write, report_write))
-        try:
-            result = {"ok": True, **work()}
-        except OSError as error:
-            name = errno.errorcode.get(error.errno, "EIO")
-            result = {"ok": False, "error": name, "message": os.strerror(error.errno or errno.EIO)}
-        except ValueError as error:
-            result = {"ok": False, "error": "EINVAL", "message": str(error)}
-        except Exception as error:
-            result = {"ok": False, "error": "EIO", "message": type(error).__name__}
-        os.write(1, json.dumps(result).encode())
-    finally:
-        os._exit(0)
+        result = {"ok": True, **work()}
+    except OSError as error:
+        result = failure(error)
+    except ValueError as error:
+        result = {"ok": False, "error": "EINVAL", "message": str(error)}
+    except Exception as error:
+        result = {"ok": False, "error": "EIO", "message": type(error).__name__}
+    os.write(1, json.dumps(result).encode())
+
+
+def failure(error):
+    """An OSError as the CLOSE of an operation."""
+    number = error.errno or errno.EIO
+    return {"ok": False, "error": errno.errorcode.get(number, "EIO"), "message": os.strerror(number)}
 
 
 def _write(request):

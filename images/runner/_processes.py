@@ -11,15 +11,21 @@ import time
 PR_SET_DUMPABLE = 4
 NICE = 10
 OOM_SCORE = 1000
+DEAD = "ZX"
+"""Process states. A zombie may stay for as long as a spared parent does not ask for it."""
+STILL = "TZX"
 READ_SIZE = 64 * 1024
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def become_untouchable():
-    """Close ptrace and /proc/1/{mem,fd,environ} to processes of our own user."""
+    """Close ptrace and /proc/1/{mem,fd,environ} to processes of our own user, and our ears."""
     if _libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
+    # The kernel keeps from an init only the signals that it has no handler for, and Python
+    # installs one for SIGINT: `kill -INT 1` would end us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def take_wire():
@@ -68,19 +74,23 @@ def reap():
         ended.append((pid, status, rusage))
 
 
-def kill_all(spare, until):
-    """Kill every process but PID 1 and `spare` (pids). Returns (alone, ended): whether a look at
-    /proc proved that nothing else is left, and the (pid, status, rusage) of who was reaped."""
+def kill_all(spare, until, freeze=None):
+    """Kill every process but PID 1 and `spare` (pids); stop `freeze`, which is one of these.
+
+    Returns (alone, ended): whether a look at /proc proved that nothing else runs, and the
+    (pid, status, rusage) of who was reaped."""
     ended = []
     pause = 0.0002
     while True:
+        if freeze:
+            _signal_each([freeze], signal.SIGSTOP)
         if spare:
             _kill_each(_others(spare))
         else:
             _kill_everything()
         ended += reap()
-        if not _others(spare):
-            return True, ended
+        if all(_is(DEAD, pid) for pid in _others(spare)) and (not freeze or _is(STILL, freeze)):
+            return True, ended + reap()
         if time.monotonic() > until:
             return False, ended
         time.sleep(pause)
@@ -97,32 +107,61 @@ def _kill_everything():
 def _kill_each(pids):
     # Stop them all first: a fork bomb that is killed one by one outruns the killer.
     for number in (signal.SIGSTOP, signal.SIGKILL):
-        for pid in pids:
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                pass
+        _signal_each(pids, number)
+
+
+def _signal_each(pids, number):
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
 
 
 def _others(spare):
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1" and int(name) not in spare]
 
 
-def fork():
-    """os.fork whose child is an ordinary, killable, low-priority process of its own session."""
+def _is(states, pid):
+    """Whether all threads of a process are in one of `states`, or it is gone."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+        return all(_state(f"/proc/{pid}/task/{thread}/stat") in states for thread in threads)
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def _state(path):
+    with open(path, encoding="ascii", errors="replace") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
+def fork(body):
+    """Run `body` in a child that is an ordinary, killable, low-priority process of its own
+    session. However `body` ends, the child ends there: it must never go on as a second us."""
     pid = os.fork()
-    if pid == 0:
-        _libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.setsid()
-        # Weaker than PID 1 in both ways: it must get the CPU when it has to kill,
-        # and must not be who the OOM killer picks.
-        os.setpriority(os.PRIO_PROCESS, 0, NICE)
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(OOM_SCORE))
-    return pid
+    if pid != 0:
+        return pid
+    try:
+        _become_ordinary()
+        body()
+    except BaseException as error:
+        os.write(2, f"sandbox: {error}\n".encode(errors="replace"))
+    finally:
+        os._exit(126)
+
+
+def _become_ordinary():
+    _libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.setsid()
+    # Weaker than PID 1 in both ways: it must get the CPU when it has to kill,
+    # and must not be who the OOM killer picks.
+    os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(str(OOM_SCORE))
 
 
 def adopt(fds, keep=()):

@@ -30,6 +30,7 @@ DISPLAY_LIMIT = 8 * 1024 * 1024
 OURS = ("_accounting", "_files", "_processes", "_python", "_run", "_wire")
 TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 CO_COROUTINE = 0x80
+CELL_FDS = ("code", "stdin", "stdout", "stderr", "side")
 
 
 def pack(request):
@@ -51,8 +52,12 @@ def serve_cells(control):
     processes.adopt((os.open("/dev/null", os.O_RDWR),) * 3, keep=(control,))
     channel = socket.socket(fileno=control)
     shell = None
+    reserve = ()
+    myself = os.getpid()
     while True:
-        message, fds, _flags, _address = socket.recv_fds(channel, 16, 5)
+        for fd in reserve:
+            os.close(fd)
+        message, fds, _flags, _address = socket.recv_fds(channel, 16, len(CELL_FDS))
         if not message:
             os._exit(0)
         code_fd, *streams = fds
@@ -63,11 +68,15 @@ def serve_cells(control):
             os.dup2(fd, target)
             os.close(fd)
         os.set_inheritable(side, False)
+        # Held back from programs that open all they can and keep it: the next cell must get in.
+        reserve = [os.open("/dev/null", os.O_RDONLY) for _ in CELL_FDS]
         shell = shell or Shell(side)
         shell.side = side
         # SystemExit ends the cell, not the interpreter: the session's state is worth more.
         code = shell.run(cell)
         _flush()
+        if os.getpid() != myself:
+            os._exit(code)  # a fork that the cell has made ends with it
         _detach(side)
         channel.send(str(code).encode())
 
@@ -259,7 +268,10 @@ def _print_trimmed():
         sys.last_exc = error
         traceback.print_exception(kind, error.with_traceback(trace), trace)
     except BaseException:
-        os.write(2, f"{kind.__name__} (its traceback could not be printed)\n".encode())
+        try:
+            os.write(2, b"an exception whose traceback could not be printed\n")
+        except OSError:
+            pass  # the program has closed its stderr
 
 
 def _shorten(text):

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import time
 
 import _accounting as accounting
 import _files as files
@@ -13,22 +12,22 @@ import _wire as wire
 
 CODE_DIRECTORY = "/tmp/.sandbox"
 DRAIN_LIMIT = 4 * 1024 * 1024
-KILL_SECONDS = 2.0
 
 
 class Interpreter:
     """A kept Python child: it takes cells over a socket and says when each is done."""
 
-    def __init__(self):
+    def __init__(self, fork):
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.pid = processes.fork()
-        if self.pid == 0:
-            python.serve_cells(theirs.detach())
-        theirs.close()
+        with theirs:
+            self.pid = fork(lambda: python.serve_cells(theirs.detach()))
         self.control.setblocking(False)
 
     def run(self, cell, fds):
-        """Send the cell (bytes) and the descriptors that are its stdin, stdout, stderr and side."""
+        """Send the cell (bytes) and the descriptors that are its stdin, stdout, stderr and side.
+
+        Raises OSError if the interpreter has closed or filled its socket."""
+        self._forget_reports()
         # The code may be larger than a socket message, so it travels as a file of its own.
         code = os.memfd_create("cell", os.MFD_CLOEXEC)
         try:
@@ -37,6 +36,15 @@ class Interpreter:
             socket.send_fds(self.control, [b"cell"], [code, *fds])
         finally:
             os.close(code)
+        os.kill(self.pid, signal.SIGCONT)
+
+    def _forget_reports(self):
+        """An earlier cell may have sent more than its one report: they say nothing of the next."""
+        try:
+            while self.control.recv(64):
+                pass
+        except BlockingIOError:
+            pass
 
     def close(self):
         self.control.close()
@@ -76,9 +84,7 @@ class Run:
             if self.keep:
                 self._start_cell(theirs)
             else:
-                self.pid = processes.fork()
-                if self.pid == 0:
-                    self._in_child(theirs)
+                self.pid = self.supervisor.fork(lambda: self._in_child(theirs))
         finally:
             for fd in theirs:
                 os.close(fd)
@@ -100,26 +106,35 @@ class Run:
         return theirs
 
     def _start_cell(self, theirs):
-        if self.supervisor.interpreter is None:
-            self.supervisor.interpreter = Interpreter()
-            self.fresh = True
+        cell = python.pack(self.request)
+        try:
+            self._kept_interpreter().run(cell, theirs)
+        except OSError:
+            self.supervisor.kill_interpreter()
+            self._kept_interpreter().run(cell, theirs)
         interpreter = self.supervisor.interpreter
         self.pid = interpreter.pid
         self.supervisor.on_readable(interpreter.control.fileno(), self._on_cell_done)
-        interpreter.run(python.pack(self.request), theirs)
+
+    def _kept_interpreter(self):
+        if self.supervisor.interpreter is None:
+            self.supervisor.interpreter = Interpreter(self.supervisor.fork)
+            self.fresh = True
+        return self.supervisor.interpreter
 
     def _in_child(self, theirs):
-        try:
-            if self.cpu_limit:
-                processes.limit_cpu(self.cpu_limit)
-            if self.request["mode"] == "fork":
-                python.run_once(self.request, theirs)
-            else:
-                _execute(self.request, theirs)
-        finally:
-            os._exit(126)
+        if self.cpu_limit:
+            processes.limit_cpu(self.cpu_limit)
+        if self.request["mode"] == "fork":
+            python.run_once(self.request, theirs)
+        else:
+            _execute(self.request, theirs)
 
     # --- while it runs
+
+    @property
+    def starting(self):
+        return self.pid is None
 
     @property
     def needs_checks(self):
@@ -192,9 +207,12 @@ class Run:
             report = self.supervisor.interpreter.control.recv(64)
         except BlockingIOError:
             return
+        except ConnectionResetError:
+            report = b""
         self.supervisor.ignore(fd)
         if report and not self.finished:
-            self.status = int(report) << 8 if report.isdigit() else 1 << 8
+            # Nothing keeps the program from writing to this socket: any bytes must make sense.
+            self.status = (int(report) & 0xFF if report.isdigit() else 1) << 8
             self._end()
         # An empty report: the interpreter died, and its exit status will tell.
 
@@ -224,19 +242,11 @@ class Run:
         self._close_stdin()
         if self.keep and self.cause:
             self.supervisor.drop_interpreter()
-        spare = self.supervisor.spared()
-        self.alone, ended = processes.kill_all(spare, until=time.monotonic() + KILL_SECONDS)
-        for pid, status, _rusage in ended:
+        self.alone, ended = self.supervisor.kill_all()
+        for pid, status in ended:
             if pid == self.pid and self.status is None:
                 self.status = status
-            elif pid != self.pid:
-                self.supervisor.statuses[pid] = status
-        self._forget_strangers()
-
-    def _forget_strangers(self):
-        claimed = {channel.pid for channel in self.supervisor.channels.values()}
-        for pid in set(self.supervisor.statuses) - claimed:
-            del self.supervisor.statuses[pid]
+        self.supervisor.statuses.pop(self.pid, None)
 
     def _drain(self):
         """Send what is still in the pipes, as far as credit goes; then close the channel."""
@@ -254,11 +264,15 @@ class Run:
 
     def _result(self):
         exit_code, number = _decode(self.status)
+        cpu_us = max(0, accounting.cpu_us() - self.cpu_start)
+        # The kernel's limit may have been faster than ours; a program may also kill itself so.
+        if number == signal.SIGXCPU and self.cpu_limit and cpu_us > self.cpu_limit * 1_000_000:
+            self.cause = "cpu"
         return {
             "exit_code": exit_code,
             "signal": number,
             "cause": self.cause,
-            "cpu_us": max(0, accounting.cpu_us() - self.cpu_start),
+            "cpu_us": cpu_us,
             "peak_memory": accounting.peak_memory(),
             "oom_kills": accounting.oom_kills() - self.oom_start,
             "full": files.full_file_systems(),
@@ -288,9 +302,7 @@ def _execute(request, theirs):
     os.chdir(files.WORKSPACE)
     path = os.path.join(CODE_DIRECTORY, request["file"])
     try:
-        os.makedirs(CODE_DIRECTORY, mode=0o700, exist_ok=True)
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            file.write(request["code"])
+        _write_program(path, request["code"])
     except OSError as error:
         os.write(2, f"sandbox: the program could not be written to /tmp: {error.strerror}\n".encode())
         os._exit(126)
@@ -302,3 +314,15 @@ def _execute(request, theirs):
     except OSError as error:
         os.write(2, f"sandbox: {argv[0]}: {error.strerror}\n".encode())
         os._exit(127)
+
+
+def _write_program(path, code):
+    """A new file each time: what an earlier run has put there may be a FIFO or a link."""
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(fd, "w", encoding="utf-8", newline="") as file:
+        file.write(code)

@@ -69,6 +69,7 @@ from _run import Run
 
 CPU_CHECK_MS = 50
 OUT_HIGH_WATER = 1024 * 1024
+KILL_SECONDS = 2.0
 
 
 class Supervisor:
@@ -107,7 +108,7 @@ class Supervisor:
                     self.readers[fd](fd)
                 elif fd in self.writers:
                     self.writers[fd](fd)
-            self._reap()
+            self._note(processes.reap())
             for channel in list(self.channels.values()):
                 channel.step()
 
@@ -125,13 +126,13 @@ class Supervisor:
             self._dispatch(kind, number, payload)
         return bool(data)
 
-    def _reap(self):
-        for pid, status, _rusage in processes.reap():
-            self.statuses[pid] = status
+    def _note(self, ended):
+        """Who has ended: keep the status of those that a channel waits for."""
+        for pid, status, _rusage in ended:
             if self.interpreter and pid == self.interpreter.pid:
                 self.drop_interpreter()
-            if not any(channel.claims(pid) for channel in self.channels.values()):
-                del self.statuses[pid]
+            if any(channel.claims(pid) for channel in self.channels.values()):
+                self.statuses[pid] = status
 
     # --- frames
 
@@ -181,7 +182,10 @@ class Supervisor:
             self.run = self.channels[number] = Run(self, number, request)
             self.run.start()
         elif op == "write":
-            self.channels[number] = files.Write(self, number, request)
+            try:
+                self.channels[number] = files.Write(self, number, request)
+            except OSError as error:
+                self.close(number, files.failure(error))
         elif op == "ping":
             self.close(number, {"ok": True})
         else:
@@ -195,6 +199,31 @@ class Supervisor:
         if channel is not None and channel is self.run:
             self.run = None
         self.out.send_json(wire.CLOSE, number, result)
+
+    def fork(self, body):
+        """`processes.fork`. If the kept interpreter holds what this takes (threads, memory), it
+        has to go: between runs nobody else can."""
+        try:
+            return processes.fork(body)
+        except OSError:
+            if self.interpreter is None or (self.run and not self.run.starting):
+                raise
+        self.kill_interpreter()
+        return processes.fork(body)
+
+    def kill_all(self):
+        """End all that a run has started. Returns (whether nothing else is left that could do
+        anything, the (pid, wait status) of who was reaped)."""
+        interpreter = self.interpreter and self.interpreter.pid
+        until = time.monotonic() + KILL_SECONDS
+        alone, ended = processes.kill_all(self.spared(), until, freeze=interpreter)
+        self._note(ended)
+        return alone, [(pid, status) for pid, status, _rusage in ended]
+
+    def kill_interpreter(self):
+        """End the kept interpreter between runs."""
+        self.drop_interpreter()
+        self.kill_all()
 
     def drop_interpreter(self):
         """Forget the kept interpreter; whoever calls has killed it or will."""
