@@ -36,7 +36,7 @@ def judge(exit: Exit) -> Verdict:
         return Verdict("timeout", "wall", code, name)
     if exit.host_cause == "cancelled" or report.cause == "cancelled":
         return Verdict("cancelled", None, code, name)
-    if report.cause == "cpu" or report.signal == signal.SIGXCPU:
+    if report.cause == "cpu":
         return Verdict("timeout", "cpu", code, name)
     # The kernel's own count: the parent of the victim may well have survived and exited with 0.
     if report.oom_kills > 0:

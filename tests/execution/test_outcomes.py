@@ -48,7 +48,9 @@ def died(host_cause: HostCause | None = None, *, oom: bool = False, reason: str 
         (ended(exit_code=1, full=["/tmp"]), Verdict("disk_full", "disk", 1)),
         (ended(full=["/tmp"]), Verdict("ok", None, 0)),
         (ended(exit_code=None, signal=9, cause="cpu"), Verdict("timeout", "cpu", None, "SIGKILL")),
-        (ended(exit_code=None, signal=signal.SIGXCPU), Verdict("timeout", "cpu", None, "SIGXCPU")),
+        (ended(exit_code=None, signal=signal.SIGXCPU, cause="cpu"), Verdict("timeout", "cpu", None, "SIGXCPU")),
+        # A program can send itself any signal: only the runner's count of CPU time says timeout.
+        (ended(exit_code=None, signal=signal.SIGXCPU), Verdict("signal", None, None, "SIGXCPU")),
         (ended("wall", exit_code=None, signal=9), Verdict("timeout", "wall", None, "SIGKILL")),
         (ended("output", exit_code=None, signal=9), Verdict("output_limit", "output", None, "SIGKILL")),
         (ended(exit_code=None, signal=9, cause="cancelled"), Verdict("cancelled", None, None, "SIGKILL")),
