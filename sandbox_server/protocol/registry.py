@@ -71,14 +71,21 @@ class Registry:
 
 def parse_arguments(model: type[Arguments], raw: Mapping[str, Any]) -> Arguments:
     """Raises InvalidRequest listing `path: message`. Values are never echoed."""
-    broken = list(surrogate_paths(raw))[:MAX_PROBLEMS]
-    if broken:
-        raise invalid([f"{path}: holds a lone surrogate, which is not valid Unicode" for path in broken])
+    refuse_surrogates(raw)
     try:
         return model.model_validate(raw)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
     raise invalid([_problem(each, tuple(model.model_fields)) for each in details])
+
+
+def refuse_surrogates(raw: Any) -> None:
+    """Raises InvalidRequest naming where strings hold lone surrogates: nothing could encode them."""
+    problems = [
+        f"{path}: holds a lone surrogate, which is not valid Unicode" for path in surrogate_paths(raw)
+    ]
+    if problems:
+        raise invalid(problems)
 
 
 def invalid(problems: list[str]) -> InvalidRequest:

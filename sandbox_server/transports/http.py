@@ -20,6 +20,7 @@ from starlette.routing import Route
 from sandbox_server.engines.profile import MIB
 from sandbox_server.errors import ConfigError
 from sandbox_server.protocol.server import SandboxMcpServer
+from sandbox_server.transports.surrogates import SurrogateAnswers
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
@@ -45,16 +46,20 @@ class HttpSettings:
 
 def http_app(server: SandboxMcpServer, settings: HttpSettings) -> Starlette:
     """The ASGI application. Its lifespan runs the server's; it can be entered once."""
-    return server.streamable_http_app(
+    security = transport_security(settings)
+    app = server.streamable_http_app(
         # SSE, also for short answers: in JSON mode a client that goes away cancels nothing.
         json_response=False,
         stateless_http=False,
-        transport_security=transport_security(settings),
+        transport_security=security,
         max_request_body_size=settings.max_body,
         session_idle_timeout=settings.session_idle,
         max_sessions=settings.max_sessions,
         custom_starlette_routes=[_health_route(server.version)],
     )
+    limited = server.session_manager.asgi_app
+    limited.app = SurrogateAnswers(limited.app, security)
+    return app
 
 
 async def serve_http(

@@ -11,6 +11,7 @@ from mcp.server import Server
 from mcp.server.connection import Connection
 from mcp.server.context import ServerRequestContext
 from mcp.server.runner import aclose_shielded
+from mcp.server.transport_security import RequestBodyLimitMiddleware
 from mcp.shared.message import SessionMessage
 
 
@@ -51,3 +52,11 @@ def test_the_server_takes_a_lifespan_and_a_schema_lookup() -> None:
     parameters = inspect.signature(Server.__init__).parameters
     assert {"lifespan", "get_tool_input_schema", "cache_hints", "on_call_tool"} <= parameters.keys()
     assert inspect.iscoroutinefunction(aclose_shielded)
+
+
+def test_the_body_limit_wraps_an_application_that_we_can_wrap_again() -> None:
+    server: Server[Any] = Server("x")
+    server.streamable_http_app()
+    limited = server.session_manager.asgi_app
+    assert isinstance(limited, RequestBodyLimitMiddleware)
+    assert callable(limited.app)

@@ -311,16 +311,34 @@ async def test_hostile_json_is_a_tool_error(executor: FakeExecutor, argument: st
     assert executor.requests == []
 
 
-async def test_lone_surrogates_on_the_legacy_wire_are_a_parse_error(executor: FakeExecutor) -> None:
-    body = json.dumps(legacy_call({"code": "\ud800"}))
+async def test_lone_surrogates_are_a_tool_error_on_the_legacy_wire_too(executor: FakeExecutor) -> None:
+    body = json.dumps(legacy_call({"code": "print('\ud800')", "args": ["\U0001f600"]}))
+    async with served(executor) as url, httpx2.AsyncClient() as http:
+        headers = {**await open_session(http, url), "Content-Type": "application/json"}
+        answer = await http.post(f"{url}/mcp", content=body, headers=headers)
+        assert answer.status_code == 200
+        assert answer.json()["id"] == 1
+        assert answer.json()["result"]["isError"] is True
+        assert "- code: holds a lone surrogate" in answer.json()["result"]["content"][0]["text"]
+        elsewhere = await http.post(f"{url}/mcp", content=body, headers={**headers, "Host": "evil.example"})
+        assert elsewhere.status_code == 421
+        whole = await http.post(
+            f"{url}/mcp", json=legacy_call({"code": "print('\U0001f600')"}), headers=headers
+        )
+        assert '"isError":false' in whole.text
+    (request,) = executor.requests
+    assert request.code == "print('\U0001f600')"
+
+
+async def test_lone_surrogates_elsewhere_in_a_legacy_message_are_a_parse_error(
+    executor: FakeExecutor,
+) -> None:
+    body = json.dumps({"jsonrpc": "2.0", "id": "\ud800", "method": "tools/list"})
     async with served(executor) as url, httpx2.AsyncClient() as http:
         headers = {**await open_session(http, url), "Content-Type": "application/json"}
         answer = await http.post(f"{url}/mcp", content=body, headers=headers)
         assert answer.status_code == 400
         assert answer.json()["error"]["code"] == -32700
-        again = await http.post(f"{url}/mcp", json=legacy_call({"code": "1"}), headers=headers)
-        assert again.status_code == 200
-    assert len(executor.requests) == 1
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff\xfe", b'{"jsonrpc":"2.0"}', b"[" * 100_000])
