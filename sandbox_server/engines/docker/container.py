@@ -17,6 +17,8 @@ from sandbox_server.errors import EngineUnavailable
 
 REMOVE_TIMEOUT = 10
 """Seconds after which a removal is left to the reaper."""
+DETACH_AFTER = 0.5
+"""Seconds that a removal may take before we let go of the container's stream."""
 EXIT_GRACE = 2
 """Seconds that the engine may take to notice an exit after the stream has ended."""
 
@@ -79,18 +81,25 @@ class DockerContainer:
         return Death(code, oom, reason)
 
     async def destroy(self) -> None:
-        """Kill and remove. Shielded from cancellation; takes at most `REMOVE_TIMEOUT` per caller."""
+        """Kill and remove. Shielded from cancellation; takes about `REMOVE_TIMEOUT` at most."""
         with anyio.CancelScope(shield=True):
             async with self._lock:
                 if self._destroyed:
                     return
-                # Not detached first: the runner would end by itself, and the removal meet that.
-                try:
-                    await remove(self._client, self._id)
-                finally:
-                    await anyio.aclose_forcefully(self._stream)
+                await self._remove()
                 self._destroyed = True
                 self._forget(self)
+
+    async def _remove(self) -> None:
+        # Not detached first: the runner would end by itself, and the removal meet that (see _remove
+        # below). Not detached last: while nobody reads its output the engine can't finish it either.
+        try:
+            with anyio.move_on_after(DETACH_AFTER) as patience:
+                await remove(self._client, self._id)
+        finally:
+            await anyio.aclose_forcefully(self._stream)
+        if patience.cancelled_caught:
+            await remove(self._client, self._id)
 
 
 async def remove(client: DockerClient, container: str) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import socket
+import sys
+import termios
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,12 +15,14 @@ from uuid import uuid4
 import anyio
 import docker
 import pytest
+from anyio.abc import SocketAttribute
 
 from sandbox_server.engines.base import Owner
 from sandbox_server.engines.docker import DockerEngine
 from sandbox_server.engines.profile import MIB, Profile, SandboxLimits
 from sandbox_server.errors import ConfigError, EngineUnavailable
 from sandbox_server.images.recipes import tag_of
+from sandbox_server.wire import encode_credit
 from tests.engines.docker.relay import relay, relay_socket
 from tests.engines.driver import Driver
 
@@ -140,6 +146,32 @@ async def test_a_paused_container_can_be_destroyed(
     container = await docker_engine.start(PROFILE, deadline=later())
     api.pause(container.id)
     with anyio.fail_after(10):
+        await container.destroy()
+    assert containers_of(api, owner) == []
+
+
+async def until_full(unread_in: socket.socket) -> None:
+    """Wait until the bytes that lie there unread are many and no more come."""
+    before, same = 0, 0
+    while same < 5:
+        await anyio.sleep(0.05)
+        unread = int.from_bytes(fcntl.ioctl(unread_in, termios.FIONREAD, b"\0" * 4), sys.byteorder)
+        same = same + 1 if unread == before > 64 * 1024 else 0
+        before = unread
+
+
+async def test_a_container_whose_output_nobody_reads_can_be_destroyed(
+    docker_engine: DockerEngine, owner: Owner, api: docker.APIClient
+) -> None:
+    container = await docker_engine.start(PROFILE, deadline=later())
+    runner = Driver(container)
+    await runner.greet()
+    flood = "while True: print('x' * 10_000)"
+    channel = await runner.open({"op": "run", "mode": "fork", "code": flood, "args": [], "file": "main.py"})
+    await container.stream.send(encode_credit(channel, 64 * MIB))
+    with anyio.fail_after(20):
+        await until_full(container.stream.extra(SocketAttribute.raw_socket))
+    with anyio.fail_after(5):
         await container.destroy()
     assert containers_of(api, owner) == []
 
@@ -277,7 +309,7 @@ async def test_the_same_engine_object_works_again_after_the_engine_was_away(
 
 async def test_an_engine_on_tcp_works_the_same(owner: Owner) -> None:
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    port = listener.extra(SocketAttribute.local_port)
     async with relay(listener):
         engine = DockerEngine(owner, tag_of, base_url=f"tcp://127.0.0.1:{port}")
         container = await engine.start(PROFILE, deadline=later())
