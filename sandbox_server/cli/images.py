@@ -134,7 +134,13 @@ class _Bars:
         self._tasks: dict[str, TaskID] = {}
 
     def report(self, step: Step) -> None:
+        if not step.image:
+            self._bars.console.print(escape(step.line))
+            return
         if step.image not in self._tasks:
+            # Images are made one after the other; the one before is done, also if it never told how far.
+            for done in self._tasks.values():
+                self._bars.update(done, total=1.0, completed=1.0)
             self._tasks[step.image] = self._bars.add_task(step.image, total=None, line="")
         task = self._tasks[step.image]
         self._bars.update(task, line=escape(step.line[:100]))
