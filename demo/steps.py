@@ -1,0 +1,185 @@
+"""What the demo does, in order. Each step checks its own claim and says what was observed."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import struct
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mcp import Client
+from mcp_types import ImageContent
+
+from demo import programs
+from demo.sales import Sales
+
+PNG = b"\x89PNG\r\n\x1a\n"
+LATE = 1.0
+"""Seconds after its time-out by which a stopped program must be back here, on a busy machine too."""
+BOMB_LATE = 3.0
+"""The same for a fork bomb: the claim is that it is contained, while it fights for every processor."""
+
+
+class Broken(Exception):
+    """A claim of the demo does not hold."""
+
+
+def claim(holds: bool, what: str, observed: object) -> None:
+    """Raises Broken unless `what` is true."""
+    if not holds:
+        raise Broken(f"{what}; observed: {observed}")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One call: its structured result, its images, the seconds it took seen from here."""
+
+    result: dict[str, Any]
+    images: list[bytes]
+    seconds: float
+
+
+@dataclass
+class Stage:
+    """What the steps share. `port` is the server's."""
+
+    client: Client
+    sales: Sales
+    output: Path
+    port: int
+    session: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    async def run(self, code: str, **arguments: Any) -> Answer:
+        """Call `code_execution`. Raises Broken if the server refuses."""
+        begin = time.perf_counter()
+        answer = await self.client.call_tool("code_execution", {"code": code, **arguments})
+        seconds = time.perf_counter() - begin
+        result: dict[str, Any] = answer.structured_content or {}
+        claim(not answer.is_error and "outcome" in result, "the server runs the code", result)
+        images = [base64.b64decode(each.data) for each in answer.content if isinstance(each, ImageContent)]
+        return Answer(result, images, seconds)
+
+
+@dataclass(frozen=True)
+class Step:
+    title: str
+    act: Callable[[Stage], Awaitable[str]]
+    """Returns what was observed. Raises Broken."""
+
+
+async def analyse(stage: Stage) -> str:
+    sales = stage.sales
+    file = {"path": "sales.csv", "content": sales.csv.decode()}
+    answer = await stage.run(programs.ANALYSIS, files=[file])
+    result = answer.result
+    claim(result["outcome"] == "ok", "pandas reads the CSV", result["stderr"] or result["outcome"])
+    found = ast.literal_eval(result["result"])
+    cents = {region: round(100 * revenue) for region, revenue in found["by_region"].items()}
+    claim(cents == sales.by_region, "the sums are right to the cent", f"{cents}, not {sales.by_region}")
+    claim(found["missing"] == sales.missing, "every row was read", found)
+    stage.session = result["session"]["id"]
+    return (
+        f"{found['rows'] + found['missing']:,} rows ({len(sales.csv) // 1024} KiB) sent and summed up, right "
+        f"to the cent: {sales.total / 100:,.2f} in all, most in the {sales.best}; "
+        f"{answer.seconds * 1000:.0f} ms"
+    )
+
+
+async def plot(stage: Stage) -> str:
+    answer = await stage.run(programs.PLOT)
+    result = answer.result
+    claim(result["outcome"] == "ok", "matplotlib plots", result["stderr"] or result["outcome"])
+    session = result["session"]
+    claim(
+        session["state"] == "kept" and session["id"] == stage.session,
+        "the second call is in the first one's session",
+        session,
+    )
+    claim(len(answer.images) == 1, "one image comes back", f"{len(answer.images)} images")
+    image = answer.images[0]
+    claim(image.startswith(PNG), "the image is a PNG", image[:8])
+    width, height = struct.unpack(">II", image[16:24])
+    path = stage.output / "plot.png"
+    path.write_bytes(image)
+    return (
+        f"the variables of the call before were still there; {width}x{height} PNG, {len(image) // 1024} KiB, "
+        f"{answer.seconds * 1000:.0f} ms: {path}"
+    )
+
+
+async def endless_loop(stage: Stage) -> str:
+    answer = await _stopped(stage, programs.ENDLESS, 1.0)
+    wall = answer.result["usage"]["wall_seconds"]
+    after = await stage.run("import os; print(os.listdir())")
+    claim("sales.csv" in after.result["stdout"], "files outlive it", after.result["stdout"])
+    return (
+        f"allowed 1 s, stopped after {wall:.3f} s, back here after {answer.seconds:.3f} s; "
+        "its variables are gone and the result says so, its files are kept"
+    )
+
+
+async def fork_bomb(stage: Stage) -> str:
+    answer = await _stopped(stage, programs.FORK_BOMB, 3.0, late=BOMB_LATE)
+    words = answer.result["stdout"].splitlines()
+    claim(bool(words), "the bomb meets a limit", "it printed nothing")
+    count, _, reason = words[0].partition(" ")
+    claim(int(count) <= 160, "there is a limit of processes", words[0])
+    after = await stage.run(programs.COUNT_PROCESSES)
+    left = int(after.result["result"] or -1)
+    claim(left == 2, "only the runner and a new interpreter are left", f"{left} processes")
+    return (
+        f"refused at {count} processes ({reason}), all killed after {answer.seconds:.2f} s; "
+        f"the next call took {after.seconds * 1000:.0f} ms"
+    )
+
+
+async def memory_bomb(stage: Stage) -> str:
+    answer = await stage.run(programs.MEMORY_BOMB, timeout=20)
+    result = answer.result
+    claim(result["outcome"] == "out_of_memory", "it ends out of memory", result["outcome"])
+    words = result["stdout"].split()
+    reached = words[-1] if words else "0"
+    claim(200 <= int(reached) <= 600, "it ends near its limit of 512 MiB", f"{reached} MB")
+    after = await stage.run("print('alive')")
+    claim(after.result["stdout"] == "alive\n", "the next call works", after.result)
+    return (
+        f"killed at {reached} MB after {answer.seconds:.2f} s (outcome out_of_memory); "
+        f"the next call took {after.seconds * 1000:.0f} ms"
+    )
+
+
+async def network(stage: Stage) -> str:
+    answer = await stage.run(programs.NETWORK.replace("{port}", str(stage.port)))
+    result = answer.result
+    claim(result["outcome"] == "ok", "the attempts were made", result["stderr"] or result["outcome"])
+    claim(ast.literal_eval(result["stdout"]) == ["lo"], "there is no interface but lo", result["stdout"])
+    attempts: dict[str, str] = ast.literal_eval(result["result"])
+    claim("REACHED" not in attempts.values() and len(attempts) == 3, "nothing is reached", attempts)
+    told = ", ".join(f"{what}: {why}" for what, why in attempts.items())
+    return f"no interface but lo; {told}; {answer.seconds * 1000:.0f} ms"
+
+
+async def _stopped(stage: Stage, program: str, timeout: float, *, late: float = LATE) -> Answer:
+    answer = await stage.run(program, timeout=timeout)
+    claim(answer.result["outcome"] == "timeout", "a program is stopped", answer.result["outcome"])
+    claim(
+        timeout <= answer.seconds <= timeout + late,
+        f"it is stopped on time ({timeout:g} s)",
+        f"{answer.seconds:.3f} s",
+    )
+    return answer
+
+
+STEPS = (
+    Step("A CSV goes in, pandas analyses it", analyse),
+    Step("A plot comes back, drawn from kept state", plot),
+    Step("An endless loop", endless_loop),
+    Step("A fork bomb", fork_bomb),
+    Step("A memory bomb", memory_bomb),
+    Step("The network", network),
+)
