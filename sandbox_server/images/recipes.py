@@ -5,7 +5,7 @@ locks, runner, and the same of the parent). Debian's packages are not among them
 mirror they can't be pinned, so an image records what it got in /usr/share/sandbox/packages.txt, and
 `images build --fresh` takes what the mirror has today.
 
-    rootfs (pulled or bootstrapped) -> base-tools -> python-tools | node-tools | shell-tools
+    rootfs (pulled or bootstrapped) -> base-tools -> node-tools | shell-tools -> python-tools
     X-tools + runner -> X        the four sandbox images; a new runner rebuilds only these
 """
 
@@ -27,6 +27,9 @@ LABEL_STAGE = "sandbox-server.stage"
 
 NAMES = ("base", "python", "node", "shell")
 """The images a profile may name."""
+
+# Python stands on shell, so that a policy can give bash and python one sandbox and its files.
+_PARENTS = {"python": "shell", "node": "base", "shell": "base"}
 
 _LOCK = "requirements.lock"
 
@@ -91,7 +94,7 @@ def tag_of(name: str, root: Path | None = None) -> str:
 
 
 def _tools(name: str, root: Path) -> Recipe:
-    parent = None if name == "base" else _tools("base", root)
+    parent = _tools(_PARENTS[name], root) if name in _PARENTS else None
     files = sorted((path.name, path) for path in (root / name).iterdir() if path.is_file())
     return Recipe(name=f"{name}-tools", parent=parent, files=tuple(files))
 

@@ -4,7 +4,7 @@ into what. Pure: no file, no engine."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Final
@@ -42,7 +42,23 @@ def grants_of(
             problems.append(Problem(where, _unknown_language(name)))
             continue
         granted[name] = _grant(name, rule, ceilings, code, at, revision, problems)
-    return MappingProxyType(granted)
+    return MappingProxyType(_with_shared_sandboxes(granted))
+
+
+def _with_shared_sandboxes(granted: dict[str, Grant]) -> dict[str, Grant]:
+    """Languages with the same image, limits and runtime have the same profile, and so share a
+    session's sandbox and files: what one of them imports ahead is there for all."""
+    preloads = {_same(grant): grant.profile.preload for grant in granted.values() if grant.profile.preload}
+    return {
+        name: replace(
+            grant, profile=replace(grant.profile, preload=preloads.get(_same(grant), grant.profile.preload))
+        )
+        for name, grant in granted.items()
+    }
+
+
+def _same(grant: Grant) -> Profile:
+    return replace(grant.profile, preload=())
 
 
 def _grant(

@@ -272,3 +272,40 @@ def test_any_bytes_give_a_policy_or_a_config_error(raw: bytes) -> None:
     except ConfigError as error:
         said = error.message
     assert said.startswith(("p.yaml:", "sha256:"))
+
+
+def test_languages_with_the_same_image_and_limits_share_one_profile() -> None:
+    policy = parse_policy(
+        b"""
+schema: sandbox-policy/v1
+roles:
+  basic:
+    code:
+      languages:
+        python: {memory: 512MiB, preload: [json]}
+        bash: {image: python, memory: 512MiB}
+        javascript: {memory: 512MiB}
+""",
+        source="p.yaml",
+    )
+    python, bash, javascript = (policy.grants[name].profile for name in ("python", "bash", "javascript"))
+    assert bash == python
+    assert bash.preload == ("json",)
+    assert javascript != python
+
+
+def test_a_limit_of_its_own_gives_a_language_a_profile_of_its_own() -> None:
+    policy = parse_policy(
+        b"""
+schema: sandbox-policy/v1
+roles:
+  basic:
+    code:
+      languages:
+        python: {memory: 512MiB, preload: [json]}
+        bash: {image: python, memory: 256MiB}
+""",
+        source="p.yaml",
+    )
+    assert policy.grants["bash"].profile != policy.grants["python"].profile
+    assert policy.grants["bash"].profile.preload == ()
