@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import mcp_types as types
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sandbox_server.errors import InvalidRequest, SandboxServerError
+from sandbox_server.protocol.calls import Calls
 from sandbox_server.protocol.connections import connection_of
 from sandbox_server.protocol.failures import tool_error, unexplained
 from sandbox_server.protocol.text import clip, surrogate_paths, visible
@@ -47,7 +49,7 @@ class Registry:
         listed = self._listed.get(name)
         return listed.input_schema if listed is not None else None
 
-    async def call(self, context: Context, params: types.CallToolRequestParams) -> ToolResult:
+    async def call(self, context: Context, params: types.CallToolRequestParams, calls: Calls) -> ToolResult:
         """Run a tool. Raises MCPError (-32602) for an unknown one; all else is a tool error."""
         tool = self._tools.get(params.name)
         if tool is None:
@@ -55,7 +57,7 @@ class Registry:
         try:
             arguments = parse_arguments(tool.arguments, params.arguments or {})
             call = Call(context=context, params=params, connection=connection_of(context))
-            return await tool.handler(arguments, call)
+            return await calls.run(partial(tool.handler, arguments, call))
         except MCPError:
             raise
         except SandboxServerError as error:

@@ -18,12 +18,12 @@ from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel
 
 from sandbox_server.execution.api import Executor
+from sandbox_server.protocol.calls import Calls
 from sandbox_server.protocol.code_execution import code_execution
 from sandbox_server.protocol.connections import ServerState, closing_connections
 from sandbox_server.protocol.registry import Registry
 from sandbox_server.protocol.tools import Context, Tool, ToolResult
 
-SandboxMcpServer = Server[ServerState]
 ParamsT = TypeVar("ParamsT")
 ResultT = TypeVar("ResultT")
 
@@ -36,6 +36,12 @@ LIST_CACHE = CacheHint(ttl_ms=300_000, scope="public")
 """The lists are the same for every caller. Once they depend on scopes this must become private."""
 
 log = structlog.get_logger(__name__)
+
+
+class SandboxMcpServer(Server[ServerState]):
+    """The SDK's server, and the calls that it is working on."""
+
+    calls: Calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,7 @@ def build_server(executor: Executor, *, version: str, extra: Extra | None = None
     Entering its lifespan (a transport does, once) starts nothing of the executor's.
     """
     extra = extra or Extra()
+    calls = Calls()
     registry = Registry([code_execution(executor), *extra.tools])
 
     async def list_tools(
@@ -73,12 +80,12 @@ def build_server(executor: Executor, *, version: str, extra: Extra | None = None
         return registry.listing(params)
 
     async def call_tool(context: Context, params: types.CallToolRequestParams) -> ToolResult:
-        return await registry.call(context, params)
+        return await registry.call(context, params, calls)
 
-    def lifespan(_: SandboxMcpServer) -> AbstractAsyncContextManager[ServerState]:
+    def lifespan(_: Server[ServerState]) -> AbstractAsyncContextManager[ServerState]:
         return closing_connections(executor.close_connection)
 
-    server: SandboxMcpServer = Server(
+    server = SandboxMcpServer(
         "sandbox-server",
         version=version,
         title="Sandbox server",
@@ -90,6 +97,7 @@ def build_server(executor: Executor, *, version: str, extra: Extra | None = None
         on_list_tools=guarded(list_tools),
         on_call_tool=guarded(call_tool),
     )
+    server.calls = calls
     for each in extra.handlers:
         server.add_request_handler(each.method, each.params, guarded(each.handler))
     server.middleware.extend(extra.middleware)

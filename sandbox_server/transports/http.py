@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -16,12 +16,16 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from sandbox_server.engines.profile import MIB
 from sandbox_server.errors import ConfigError
 from sandbox_server.protocol.server import SandboxMcpServer
+from sandbox_server.transports.inflight import InFlight
 from sandbox_server.transports.surrogates import SurrogateAnswers
 
+STOP_SECONDS = 3
+"""How long cancelled requests and idle connections get to close."""
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -66,27 +70,30 @@ async def serve_http(
     server: SandboxMcpServer, settings: HttpSettings, *, on_ready: Callable[[str], None] | None = None
 ) -> None:
     """Serve until cancelled, then stop gracefully: no new connections, `shutdown_grace` for
-    open requests, every session closed. `on_ready` gets the base URL once clients can connect.
+    calls under way, every session closed. `on_ready` gets the base URL once clients can connect.
 
     Signals are the caller's. Raises ConfigError if it can't listen there.
     """
     listener = _listen(settings)
-    config = uvicorn.Config(
-        http_app(server, settings),
-        lifespan="on",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_grace)),
-    )
-    web = _Uvicorn(config, lambda: on_ready(_base_url(listener)) if on_ready else None)
-    with listener:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_stop_when_cancelled, web)
-            with anyio.CancelScope(shield=True):
+    app = http_app(server, settings)
+    requests = InFlight(app)
+    async with anyio.create_task_group() as tasks:
+        with listener, anyio.CancelScope(shield=True):
+            async with AsyncExitStack() as sessions:
+                await sessions.enter_async_context(app.router.lifespan_context(app))
+
+                async def wind_down() -> None:
+                    await requests.drain(settings.shutdown_grace)
+                    server.calls.stop()
+                    await requests.drain(STOP_SECONDS)
+                    # Sessions before streams: a stream that is cut looks like a broken network.
+                    await sessions.aclose()
+                    await requests.cancel(STOP_SECONDS)
+
+                web = _Uvicorn(requests, lambda: on_ready and on_ready(_base_url(listener)), wind_down)
+                tasks.start_soon(_stop_when_cancelled, web)
                 await web.serve(sockets=[listener])
-            tasks.cancel_scope.cancel()
+        tasks.cancel_scope.cancel()
 
 
 async def _stop_when_cancelled(web: _Uvicorn) -> None:
@@ -97,11 +104,24 @@ async def _stop_when_cancelled(web: _Uvicorn) -> None:
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn without its own signal handlers, and with word of being ready."""
+    """uvicorn without its own signal handlers, with word of being ready and of being about to close."""
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
-        super().__init__(config)
+    def __init__(
+        self, app: ASGIApp, on_started: Callable[[], object], before_close: Callable[[], Awaitable[None]]
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=STOP_SECONDS,
+            )
+        )
         self._on_started = on_started
+        self._before_close = before_close
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -109,8 +129,13 @@ class _Uvicorn(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.started:
-            self._on_started()
+        self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listening in self.servers:
+            listening.close()
+        await self._before_close()
+        await super().shutdown(sockets)
 
 
 def transport_security(settings: HttpSettings) -> TransportSecuritySettings:
