@@ -27,6 +27,7 @@ class ScriptedRunner:
     """Sans I/O: `feed` takes what the host sends, `sent` holds what is to be received.
 
     After `death` is set nothing more is sent. `files` are what was written, by path.
+    While `stalled`, whoever writes a file takes nothing and gives no credit.
     """
 
     def __init__(self) -> None:
@@ -37,6 +38,7 @@ class ScriptedRunner:
         self.memory: dict[str, str] | None = None
         """What the kept interpreter remembers; None: there is none."""
         self.running: _Run | None = None
+        self.stalled = False
         self._channels: dict[int, _Run | _Write] = {}
         self._decoder = wire.Decoder(wire.MAX_FROM_HOST)
         self.send_json(Type.HELLO, 0, {"protocol": wire.PROTOCOL_VERSION})
@@ -70,6 +72,11 @@ class ScriptedRunner:
             case _:
                 self.close(number, {"ok": False, "error": "EBUSY", "message": "refused"})
 
+    @property
+    def open_channels(self) -> int:
+        """Operations that have not ended."""
+        return len(self._channels)
+
     def send(self, kind: Type, channel: int, payload: bytes) -> None:
         """Queue a frame for the host."""
         self.sent += wire.encode(kind, channel, payload)
@@ -95,7 +102,11 @@ class _Write:
         self._content = bytearray()
 
     def take(self, frame: Frame) -> None:
-        if frame.type is Type.DATA:
+        if frame.type is Type.CANCEL:
+            self._runner.close(self._number, {"ok": False, "error": "ECANCELED", "message": "was killed"})
+        elif self._runner.stalled:
+            return
+        elif frame.type is Type.DATA:
             self._content += frame.payload
             self._runner.sent += wire.encode_credit(self._number, len(frame.payload))
         elif frame.type is Type.END:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -18,27 +18,23 @@ from sandbox_server.errors import (
     Busy,
     EngineUnavailable,
     InvalidRequest,
-    LimitExceeded,
+    NotFound,
     SandboxLost,
     SandboxServerError,
 )
 from sandbox_server.execution.api import Caps, OnEvent
-from sandbox_server.execution.capture import RunCapture
 from sandbox_server.execution.grants import Grant, Sizing
 from sandbox_server.execution.models import (
-    Isolation,
     Queued,
-    RunLimits,
+    RunEvent,
     RunRequest,
     RunResult,
     SessionInfo,
-    Timings,
-    Usage,
 )
-from sandbox_server.execution.outcomes import judge
 from sandbox_server.execution.paths import workspace_path
 from sandbox_server.execution.pool import Pools
-from sandbox_server.execution.sandbox import Exit, Job, Sandbox
+from sandbox_server.execution.runs import Clock, capture_for, effective_limits, job_for, result_of
+from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.execution.sessions import Session, Sessions
 
 _log = logging.getLogger(__name__)
@@ -46,16 +42,6 @@ _log = logging.getLogger(__name__)
 SHUTDOWN_SECONDS = 30.0
 _ONE_SHOT = "one-shot"
 _FRESH_TRIES = 3
-
-
-@dataclass
-class _Clock:
-    """The stages of a call, by the monotonic clock."""
-
-    begin: float
-    acquired: float = 0.0
-    warm: bool = False
-    queued: float = 0.0
 
 
 class Manager:
@@ -67,7 +53,8 @@ class Manager:
         self._grants = dict(grants)
         self._sizing = sizing
         profiles = dict.fromkeys(grant.profile for grant in grants.values())
-        self._pools = Pools(engine, profiles, sizing)
+        longest = max((grant.ceiling.wall for grant in grants.values()), default=0.0)
+        self._pools = Pools(engine, profiles, sizing, longest_run=longest)
         self._sessions = Sessions(sizing)
         self._stack = AsyncExitStack()
         self._swept = False
@@ -78,6 +65,7 @@ class Manager:
         tasks = await self._stack.enter_async_context(self._background())
         self._pools.start(tasks)
         tasks.start_soon(self._housekeeping)
+        tasks.start_soon(self._expire_forever)
         return self
 
     @asynccontextmanager
@@ -86,6 +74,7 @@ class Manager:
             try:
                 yield tasks
             finally:
+                self._pools.stop()
                 tasks.cancel_scope.cancel()
                 with anyio.CancelScope(shield=True), anyio.move_on_after(SHUTDOWN_SECONDS):
                     await self._leave()
@@ -100,9 +89,11 @@ class Manager:
             await self._engine.aclose()
         except SandboxServerError as error:
             _log.error("sandboxes may be left for the next start to sweep: %s", error)
+        except Exception:
+            _log.exception("sandboxes may be left for the next start to sweep")
 
     async def _housekeeping(self) -> None:
-        """Sweep what an earlier boot left, then reap and expire for ever."""
+        """Sweep what an earlier boot left, then reap for ever."""
         while True:
             try:
                 if not self._swept:
@@ -117,9 +108,18 @@ class Manager:
                 _log.warning("%s", error)
             except Exception:
                 _log.exception("housekeeping failed")
-            for sandbox in self._sessions.expire():
-                self._pools.discard(sandbox)
             await anyio.sleep(self._sizing.reap_every if self._swept else 2.0)
+
+    async def _expire_forever(self) -> None:
+        """Apart from the housekeeping: an engine that hangs must not keep sessions alive."""
+        while True:
+            self._expire()
+            await anyio.sleep(self._sizing.reap_every)
+
+    def _expire(self) -> None:
+        for sandbox in self._sessions.expire():
+            self._pools.discard(sandbox)
+        self._pools.retire()
 
     # --- the Executor's door
 
@@ -151,11 +151,12 @@ class Manager:
         }
 
     async def run(self, request: RunRequest, *, connection: str | None, on_event: OnEvent) -> RunResult:
-        clock = _Clock(time.monotonic())
+        clock = Clock(time.monotonic())
         grant = self._grant(request)
-        limits = _effective(request.limits, grant)
+        limits = effective_limits(request.limits, grant)
         files = tuple(replace(file, path=workspace_path(file.path)) for file in request.files)
         request = replace(request, limits=limits, files=files)
+        on_event = _quiet(on_event)
         if connection is None:
             return await self._run_once(request, grant, clock, on_event)
         return await self._run_in_session(request, grant, clock, connection, on_event)
@@ -174,18 +175,18 @@ class Manager:
     # --- one-shot
 
     async def _run_once(
-        self, request: RunRequest, grant: Grant, clock: _Clock, on_event: OnEvent
+        self, request: RunRequest, grant: Grant, clock: Clock, on_event: OnEvent
     ) -> RunResult:
         sandbox = await self._prepared(request, grant, _ONE_SHOT, clock, on_event)
         try:
-            capture = _capture_for(request.limits)
-            exit = await sandbox.run(_job(request, grant, keep=False), capture, on_event)
+            capture = capture_for(request.limits)
+            exit = await sandbox.run(job_for(request, grant, keep=False), capture, on_event)
         finally:
             self._pools.discard(sandbox)
-        return _result(exit, capture, grant, clock, SessionInfo(None, "none"))
+        return result_of(exit, capture, grant, clock, SessionInfo(None, "none"))
 
     async def _prepared(
-        self, request: RunRequest, grant: Grant, principal: str, clock: _Clock, on_event: OnEvent
+        self, request: RunRequest, grant: Grant, principal: str, clock: Clock, on_event: OnEvent
     ) -> Sandbox:
         """A fresh sandbox with the request's files in it.
 
@@ -206,7 +207,7 @@ class Manager:
                 raise
         raise AssertionError("unreachable")
 
-    async def _acquire(self, grant: Grant, principal: str, clock: _Clock, on_event: OnEvent) -> Sandbox:
+    async def _acquire(self, grant: Grant, principal: str, clock: Clock, on_event: OnEvent) -> Sandbox:
         def tell(position: int) -> None:
             on_event(Queued(position))
 
@@ -218,40 +219,33 @@ class Manager:
     # --- sessions
 
     async def _run_in_session(
-        self, request: RunRequest, grant: Grant, clock: _Clock, connection: str, on_event: OnEvent
+        self, request: RunRequest, grant: Grant, clock: Clock, connection: str, on_event: OnEvent
     ) -> RunResult:
         session = self._sessions.of(connection, grant.profile)
         async with session.lock:
             clock.queued = time.monotonic() - clock.begin
             sandbox = await self._session_sandbox(session, request, grant, connection, clock, on_event)
             keep = grant.language.stateful
-            capture = _capture_for(request.limits)
+            capture = capture_for(request.limits)
             try:
-                exit = await sandbox.run(_job(request, grant, keep=keep), capture, on_event)
+                exit = await sandbox.run(job_for(request, grant, keep=keep), capture, on_event)
             except BaseException:
-                self._interrupted(session, sandbox, keep)
+                self._interrupted(session, sandbox)
                 raise
             session.used = time.monotonic()
             if not sandbox.alive:
-                self._pools.discard(sandbox)
                 session.sandbox = None
+                self._pools.discard(sandbox)
             state, note = session.conclude(exit.report if sandbox.alive else None, keep)
-            if not sandbox.alive:
-                session.untold = None
-            return _result(exit, capture, grant, clock, self._sessions.info(session, state, note))
+            return result_of(exit, capture, grant, clock, self._sessions.info(session, state, note))
 
-    def _interrupted(self, session: Session, sandbox: Sandbox, keep: bool) -> None:
+    def _interrupted(self, session: Session, sandbox: Sandbox) -> None:
         """A call was cancelled: nobody gets its result, so the next one tells what became of the state."""
         session.used = time.monotonic()
+        session.interrupted = True
         if not sandbox.alive:
             session.lose("the sandbox was destroyed when a call was cancelled")
             self._pools.discard(sandbox)
-        elif keep:
-            session.cells = 0
-            session.untold = (
-                "reset",
-                "a call was cancelled and took the interpreter with it; variables are gone, files are kept",
-            )
 
     async def _session_sandbox(
         self,
@@ -259,97 +253,54 @@ class Manager:
         request: RunRequest,
         grant: Grant,
         connection: str,
-        clock: _Clock,
+        clock: Clock,
         on_event: OnEvent,
     ) -> Sandbox:
         """The session's sandbox, or a fresh one, with the request's files in it."""
-        if session.sandbox and (not session.sandbox.alive or session.expires_in(self._sizing) <= 0):
-            died = not session.sandbox.alive
-            gone = session.lose("the sandbox had died" if died else "the session had expired")
-            if gone:
-                self._pools.discard(gone)
-        if session.sandbox is None:
-            if self._sessions.full:
-                raise Busy(
-                    f"all {self._sizing.sessions} sessions are in use",
-                    retry_after=30.0,
-                    hint="nothing was run; try again when another client has finished",
-                )
-            session.adopt(await self._prepared(request, grant, connection, clock, on_event))
-            assert session.sandbox is not None
+        over = session.end_if_over(self._sizing)
+        if over:
+            self._pools.discard(over)
+        if session.sandbox:
+            clock.warm = True
+            for file in request.files:
+                await session.sandbox.put(file)
             return session.sandbox
-        clock.warm = True
-        for file in request.files:
-            await session.sandbox.put(file)
-        return session.sandbox
+        if not session.closed:
+            self._check_room()
+            session.opening = True
+            try:
+                sandbox = await self._prepared(request, grant, connection, clock, on_event)
+            finally:
+                session.opening = False
+            # The connection may have ended meanwhile; nobody would ever close this one.
+            if not session.closed:
+                session.adopt(sandbox)
+                return sandbox
+            self._pools.discard(sandbox)
+        raise NotFound("the connection has ended", hint="nothing was run")
 
-
-def _capture_for(limits: RunLimits) -> RunCapture:
-    return RunCapture(limits.output, limits.output_total, limits.display_total)
-
-
-def _effective(asked: RunLimits, grant: Grant) -> RunLimits:
-    """What the caller may choose (`wall`, `output`) within the ceiling; the rest is the policy's."""
-    for name, value, most in (
-        ("timeout", asked.wall, grant.ceiling.wall),
-        ("max_output", asked.output, grant.ceiling.output),
-    ):
-        if value > most:
-            raise LimitExceeded(
-                f"{name} {value:g} is above the limit for {grant.language.name}, {most:g}",
-                hint=f"ask for {most:g} or less",
+    def _check_room(self) -> None:
+        """Raises Busy if there are as many sessions as there may be."""
+        self._expire()
+        if self._sessions.full:
+            raise Busy(
+                f"all {self._sizing.sessions} sessions are in use",
+                retry_after=30.0,
+                hint="nothing was run; try again when another client has finished",
             )
-    # A longer run may use more CPU time, in the proportion that the policy has set.
-    share = max(1.0, asked.wall / grant.defaults.wall)
-    cpu = min(grant.defaults.cpu * share, grant.ceiling.cpu)
-    return replace(grant.defaults, wall=asked.wall, output=asked.output, cpu=cpu)
 
 
-def _job(request: RunRequest, grant: Grant, *, keep: bool) -> Job:
-    language = grant.language
-    return Job(
-        mode=language.mode,
-        file=language.file,
-        argv=language.argv,
-        code=request.code,
-        args=request.args,
-        stdin=request.stdin,
-        keep=keep,
-        wall=request.limits.wall,
-        cpu=request.limits.cpu,
-    )
+def _quiet(on_event: OnEvent) -> OnEvent:
+    """A caller whose callback breaks loses its events, not the wire that they came on."""
+    broken = False
 
+    def tell(event: RunEvent) -> None:
+        nonlocal broken
+        if not broken:
+            try:
+                on_event(event)
+            except Exception:
+                broken = True
+                _log.exception("a listener to a run failed")
 
-def _result(
-    exit: Exit, capture: RunCapture, grant: Grant, clock: _Clock, session: SessionInfo
-) -> RunResult:
-    verdict = judge(exit)
-    report = exit.report
-    return RunResult(
-        outcome=verdict.outcome,
-        exit_code=verdict.exit_code,
-        signal=verdict.signal,
-        limit=verdict.limit,
-        stdout=capture.finish("stdout"),
-        stderr=capture.finish("stderr"),
-        value=capture.side.value,
-        displays=tuple(capture.side.displays),
-        displays_omitted=capture.side.omitted,
-        usage=Usage(
-            wall=exit.wall,
-            cpu=report.cpu_us / 1e6 if report and report.cpu_us is not None else None,
-            peak_memory=report.peak_memory if report else None,
-        ),
-        timings=Timings(
-            queue=clock.queued,
-            acquire=clock.acquired,
-            run=exit.wall,
-            total=time.monotonic() - clock.begin,
-            warm=clock.warm,
-        ),
-        session=session,
-        isolation=Isolation(
-            grant.profile.runtime,
-            "user-space-kernel" if grant.profile.runtime == "runsc" else "container",
-        ),
-    )
+    return tell

@@ -6,8 +6,8 @@ import signal
 from dataclasses import dataclass
 
 from sandbox_server.errors import SandboxLost
+from sandbox_server.execution.jobs import CloseReport, Exit
 from sandbox_server.execution.models import LimitName, Outcome
-from sandbox_server.execution.sandbox import CloseReport, Exit
 
 
 @dataclass(frozen=True, slots=True)

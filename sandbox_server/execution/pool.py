@@ -1,8 +1,8 @@
 """The warm pools: sandboxes that are started ahead, each used once.
 
-`parallel_starts` identical makers share all pools. A maker takes the most urgent want (a caller
-that waits, then a pool below its warm mark), starts a sandbox and hands it over. What exists at
-once is capped before it is created: by number and by the sum of the memory limits.
+`parallel_starts` identical makers share all pools. A maker takes the most urgent want (callers
+that wait, pool by pool in turn; then a pool below its warm mark), starts a sandbox and hands it
+over. What exists at once is capped before it is created, and counts until it is gone.
 """
 
 from __future__ import annotations
@@ -12,33 +12,43 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import count
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from sandbox_server.engines.base import Engine
+from sandbox_server.engines.base import Container, Engine
 from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import Busy, ConfigError, EngineUnavailable, LimitExceeded, SandboxServerError
 from sandbox_server.execution.grants import Sizing
+from sandbox_server.execution.places import Places
 from sandbox_server.execution.queue import FairQueue, Waiter
-from sandbox_server.execution.sandbox import Sandbox, open_sandbox
+from sandbox_server.execution.sandbox import Sandbox
 
 _log = logging.getLogger(__name__)
 
 RETRY_FIRST, RETRY_MOST = 0.5, 15.0
+START_SECONDS = 60.0
+"""After which an engine that is still starting a sandbox counts as one that does not answer."""
+SHELF_LIFE = 3600.0
+"""Seconds that a warm sandbox may wait: the rest of its lifetime must do for a whole session."""
+LONGEST_RUN = 3600.0
 TYPICAL_START = 0.5
 """Seconds; only a first guess for `retry_after`."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Shelf:
-    """The pool of one profile."""
+    """The pool of one profile. `turn` says when it was last served; the lowest is next."""
 
     profile: Profile
     idle: deque[Sandbox] = field(default_factory=deque)
     queue: FairQueue = field(default_factory=FairQueue)
     making: int = 0
+    turn: int = 0
     checked: bool = False
+    error: SandboxServerError | None = None
     retry_at: float = 0.0
     retry_pause: float = RETRY_FIRST
 
@@ -47,26 +57,62 @@ class Shelf:
         """Callers that no start under way will serve."""
         return len(self.queue) - self.making
 
+    def back_off(self) -> None:
+        """Make nothing ahead for a while, each time longer."""
+        self.retry_at = time.monotonic() + self.retry_pause
+        self.retry_pause = min(RETRY_MOST, self.retry_pause * 2)
+
 
 class Pools:
-    """All warm pools of a deployment. `start` runs them in a task group of the manager's."""
+    """All warm pools of a deployment. `start` runs them in a task group of the manager's.
 
-    def __init__(self, engine: Engine, profiles: Iterable[Profile], sizing: Sizing) -> None:
+    `longest_run` and `shelf_life` in seconds: a sandbox's deadline leaves room for both and
+    a session between them.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        profiles: Iterable[Profile],
+        sizing: Sizing,
+        *,
+        longest_run: float = LONGEST_RUN,
+        shelf_life: float = SHELF_LIFE,
+        start_seconds: float = START_SECONDS,
+    ) -> None:
         self._engine = engine
         self._sizing = sizing
+        self._shelf_life = shelf_life
+        self._lifetime = shelf_life + sizing.session_ttl + longest_run + 60
+        self._patience = start_seconds
         self._shelves = {profile: Shelf(profile) for profile in profiles}
+        self._places = Places(sizing)
+        self._owned: set[Sandbox] = set()
+        self._turns = count(1)
         self._tasks: TaskGroup | None = None
         self._change = anyio.Event()
-        self._count = 0
-        self._memory = 0
         self._evicting = False
         self._start_seconds = TYPICAL_START
-        self.last_error: SandboxServerError | None = None
+
+    @property
+    def last_error(self) -> SandboxServerError | None:
+        """Why some pool's last start failed, if one did."""
+        return next((shelf.error for shelf in self._shelves.values() if shelf.error), None)
 
     def start(self, tasks: TaskGroup) -> None:
         self._tasks = tasks
         for _ in range(self._sizing.parallel_starts):
             tasks.start_soon(self._make_forever)
+
+    def stop(self) -> None:
+        """Nobody gets a sandbox any more, and who waits for one learns it now.
+
+        What exists is the engine's to destroy: it does that for all of them at once.
+        """
+        self._tasks = None
+        for shelf in self._shelves.values():
+            for waiter in shelf.queue.drain():
+                waiter.settle(_stopped())
 
     # --- callers
 
@@ -75,13 +121,20 @@ class Pools:
     ) -> tuple[Sandbox, bool]:
         """A sandbox that nobody has used, and whether it was warm. The caller must `discard` it.
 
-        Raises Busy (queue full, or no place in time), EngineUnavailable, ConfigError.
+        Raises Busy (queue full, or no place in time), LimitExceeded, EngineUnavailable, ConfigError.
         """
+        if self._tasks is None:
+            raise _stopped()
+        if not self._places.could_ever_take(profile):
+            raise LimitExceeded(
+                f"one sandbox of image '{profile.image}' is larger than the deployment's whole memory",
+                hint="the operator must raise deployment.memory or lower the limit",
+            )
         shelf = self._shelves[profile]
         while shelf.idle:
             sandbox = shelf.idle.popleft()
             self._wake()
-            if sandbox.alive:
+            if self._is_good(sandbox):
                 return sandbox, True
             self.discard(sandbox)
         return await self._wait(shelf, principal, on_position), False
@@ -102,6 +155,7 @@ class Pools:
             raise
         finally:
             shelf.queue.remove(waiter)
+            self._wake()  # with one want less there may be room for another
         if isinstance(waiter.outcome, Exception):
             raise waiter.outcome
         if waiter.outcome is None:
@@ -117,34 +171,70 @@ class Pools:
         )
 
     def discard(self, sandbox: Sandbox) -> None:
-        """Destroy a sandbox in the background; its place is free once it is gone."""
-        assert self._tasks is not None
-        self._tasks.start_soon(self._destroy, sandbox)
+        """Destroy a sandbox in the background; its place is free once it is gone. Idempotent."""
+        if sandbox in self._owned:
+            self._owned.remove(sandbox)
+            if self._tasks is not None:
+                self._tasks.start_soon(self._destroy, sandbox)
 
     async def _destroy(self, sandbox: Sandbox) -> None:
-        with anyio.CancelScope(shield=True):
-            await sandbox.destroy()
-        self._release(sandbox.profile)
+        pause = RETRY_FIRST
+        while not await sandbox.destroy():
+            await anyio.sleep(pause)
+            pause = min(RETRY_MOST, pause * 2)
+        self._places.free(sandbox.profile)
+        self._wake()
 
-    # --- admission
+    def _is_good(self, sandbox: Sandbox) -> bool:
+        return sandbox.alive and time.monotonic() - sandbox.started < self._shelf_life
 
-    def _admit(self, profile: Profile) -> bool:
-        """Reserve a place. Makes room by dropping an idle sandbox of a pool that nobody waits for."""
-        if self._fits(profile):
-            self._count += 1
-            self._memory += profile.limits.memory
-            return True
-        if not self._evicting:
-            self._evict_for(profile)
-        return False
+    # --- makers
 
-    def _evict_for(self, profile: Profile) -> None:
-        assert self._tasks is not None
+    async def _make_forever(self) -> None:
+        while True:
+            change, now = self._change, time.monotonic()
+            shelf = self._most_urgent(now)
+            if shelf is None:
+                await self._wait_for_work(change, now)
+                continue
+            await self._make(shelf)
+            # Callers that are ready to run go before the next start.
+            await anyio.lowlevel.checkpoint()
+
+    async def _wait_for_work(self, change: anyio.Event, now: float) -> None:
+        pauses = [shelf.retry_at - now for shelf in self._shelves.values() if shelf.retry_at > now]
+        with anyio.move_on_after(min(pauses, default=None)):
+            await change.wait()
+
+    def _wake(self) -> None:
+        self._change.set()
+        self._change = anyio.Event()
+
+    def _most_urgent(self, now: float) -> Shelf | None:
+        """A pool whose next start has a place reserved, or None if there is nothing to do now."""
+        wanting = [shelf for shelf in self._shelves.values() if shelf.wanted > 0]
+        # In turn, or a pool with a long queue would leave nothing to the others.
+        for shelf in sorted(wanting, key=lambda each: each.turn):
+            if self._places.take(shelf.profile):
+                shelf.turn = next(self._turns)
+                return shelf
+            self._evict_for(shelf)
+        if wanting:
+            return None
+        for shelf in sorted(self._shelves.values(), key=lambda each: len(each.idle) + each.making):
+            missing = len(shelf.idle) + shelf.making < self._sizing.warm
+            if missing and shelf.retry_at <= now and self._places.take(shelf.profile):
+                return shelf
+        return None
+
+    def _evict_for(self, wanting: Shelf) -> None:
+        """Make room by dropping an idle sandbox of another pool; one at a time."""
         for shelf in self._shelves.values():
-            if shelf.profile != profile and shelf.idle and not len(shelf.queue):
+            if shelf is not wanting and shelf.idle and not self._evicting and self._tasks is not None:
+                sandbox = shelf.idle.pop()
+                self._owned.discard(sandbox)
                 self._evicting = True
-                self._tasks.start_soon(self._evict, shelf.idle.pop())
-                return
+                self._tasks.start_soon(self._evict, sandbox)
 
     async def _evict(self, sandbox: Sandbox) -> None:
         try:
@@ -152,104 +242,53 @@ class Pools:
         finally:
             self._evicting = False
 
-    def _fits(self, profile: Profile) -> bool:
-        return (
-            self._count < self._sizing.sandboxes
-            and self._memory + profile.limits.memory <= self._sizing.memory
-        )
-
-    def _release(self, profile: Profile) -> None:
-        self._count -= 1
-        self._memory -= profile.limits.memory
-        self._wake()
-
-    def _wake(self) -> None:
-        self._change.set()
-        self._change = anyio.Event()
-
-    # --- makers
-
-    async def _make_forever(self) -> None:
-        while True:
-            change = self._change
-            shelf = self._most_urgent()
-            if shelf is None:
-                await self._wait_for_work(change)
-                continue
-            await self._make(shelf)
-            # Callers that are ready to run go before the next start.
-            await anyio.sleep(0)
-
-    async def _wait_for_work(self, change: anyio.Event) -> None:
-        now = time.monotonic()
-        pauses = [shelf.retry_at - now for shelf in self._shelves.values() if shelf.retry_at > now]
-        with anyio.move_on_after(min(pauses, default=None)):
-            await change.wait()
-
-    def _most_urgent(self) -> Shelf | None:
-        """A pool whose next start has a place reserved, or None if there is nothing to do now."""
-        shelves = list(self._shelves.values())
-        for shelf in sorted(shelves, key=lambda each: -each.wanted):
-            if shelf.wanted > 0 and self._admit_or_fail(shelf):
-                return shelf
-        if any(shelf.wanted > 0 for shelf in shelves):
-            return None
-        now = time.monotonic()
-        for shelf in sorted(shelves, key=lambda each: len(each.idle) + each.making):
-            if shelf.retry_at <= now and len(shelf.idle) + shelf.making < self._sizing.warm and self._fits(shelf.profile):
-                self._admit(shelf.profile)
-                return shelf
-        return None
-
-    def _admit_or_fail(self, shelf: Shelf) -> bool:
-        if self._admit(shelf.profile):
-            return True
-        if shelf.profile.limits.memory > self._sizing.memory:
-            error = LimitExceeded(
-                f"one sandbox of image '{shelf.profile.image}' is larger than the deployment's whole memory",
-                hint="the operator must raise deployment.memory or lower the limit",
-            )
-            for waiter in shelf.queue.drain():
-                waiter.settle(error)
-        return False
-
     async def _make(self, shelf: Shelf) -> None:
         """Start one sandbox in the place that is reserved for it."""
         shelf.making += 1
         begin = time.monotonic()
-        delivered = False
         try:
             sandbox = await self._open(shelf)
-            self._start_seconds = 0.8 * self._start_seconds + 0.2 * (time.monotonic() - begin)
-            shelf.retry_at, shelf.retry_pause = 0.0, RETRY_FIRST
-            self.last_error = None
-            delivered = True
         except (EngineUnavailable, ConfigError) as error:
             self._failed(shelf, error)
-            return
         except Exception:
             # A bug of ours must not take every session down with it.
             _log.exception("a sandbox could not be made")
             self._failed(shelf, EngineUnavailable("a sandbox could not be made", hint="see the server's log"))
-            return
+        else:
+            self._start_seconds = 0.8 * self._start_seconds + 0.2 * (time.monotonic() - begin)
+            shelf.retry_at, shelf.retry_pause, shelf.error = 0.0, RETRY_FIRST, None
+            self._deliver(shelf, sandbox)
         finally:
             shelf.making -= 1
-            if not delivered:
-                self._release(shelf.profile)
-        self._deliver(shelf, sandbox)
+            self._wake()
 
     async def _open(self, shelf: Shelf) -> Sandbox:
-        tasks = self._tasks
-        assert tasks is not None
-        if not shelf.checked:
-            await self._engine.check(shelf.profile)
-            shelf.checked = True
-        deadline = time.time() + self._sizing.session_ttl + 60
-        return await open_sandbox(
-            self._engine,
-            shelf.profile,
-            deadline=deadline,
-            run_pump=lambda sandbox: tasks.start_soon(self._pump, shelf, sandbox),
+        """Start a container and shake hands with its runner. Leaves nothing behind when it fails."""
+        try:
+            container = await self._start(shelf)
+        except BaseException:
+            self._places.free(shelf.profile)
+            raise
+        sandbox = Sandbox(container, shelf.profile)
+        self._owned.add(sandbox)
+        try:
+            if self._tasks is not None:
+                self._tasks.start_soon(self._pump, shelf, sandbox)
+            await sandbox.greet()
+        except BaseException:
+            self.discard(sandbox)
+            raise
+        return sandbox
+
+    async def _start(self, shelf: Shelf) -> Container:
+        with anyio.move_on_after(self._patience):
+            if not shelf.checked:
+                await self._engine.check(shelf.profile)
+                shelf.checked = True
+            return await self._engine.start(shelf.profile, deadline=time.time() + self._lifetime)
+        raise EngineUnavailable(
+            f"the engine did not start a sandbox in {self._patience:g} s",
+            hint="run 'sandbox-server doctor' on the host",
         )
 
     async def _pump(self, shelf: Shelf, sandbox: Sandbox) -> None:
@@ -257,16 +296,17 @@ class Pools:
         if sandbox in shelf.idle:
             # It died while nobody used it: the next caller must not be the one who finds out.
             shelf.idle.remove(sandbox)
+            shelf.back_off()
             self.discard(sandbox)
 
-    def _failed(self, shelf: Shelf, error: SandboxServerError) -> None:
+    def _failed(self, shelf: Shelf, error: EngineUnavailable | ConfigError) -> None:
         """Everybody who waits for this pool learns why at once; warm starts back off."""
-        self.last_error = error
+        shelf.error = error
         shelf.checked = False
-        shelf.retry_at = time.monotonic() + shelf.retry_pause
-        shelf.retry_pause = min(RETRY_MOST, shelf.retry_pause * 2)
+        shelf.back_off()
         for waiter in shelf.queue.drain():
-            waiter.settle(error)
+            # One each: an exception that many raise collects the frames of them all.
+            waiter.settle(type(error)(error.message, hint=error.hint))
 
     def _deliver(self, shelf: Shelf, sandbox: Sandbox) -> None:
         if not sandbox.alive:
@@ -275,20 +315,24 @@ class Pools:
             waiter.settle(sandbox)
         else:
             shelf.idle.append(sandbox)
-            self._wake()
 
-    # --- looking and leaving
+    # --- looking after
 
-    async def drain_idle(self) -> None:
-        """Destroy everything that is warm."""
+    def retire(self) -> None:
+        """Replace warm sandboxes that have waited too long."""
         for shelf in self._shelves.values():
-            while shelf.idle:
-                await self._destroy(shelf.idle.popleft())
+            for sandbox in [each for each in shelf.idle if not self._is_good(each)]:
+                shelf.idle.remove(sandbox)
+                self.discard(sandbox)
 
     def counts(self) -> dict[str, int]:
         """For health: sandboxes that exist, that are warm, and calls that wait."""
         return {
-            "sandboxes": self._count,
+            "sandboxes": self._places.taken,
             "warm": sum(len(shelf.idle) for shelf in self._shelves.values()),
             "waiting": sum(len(shelf.queue) for shelf in self._shelves.values()),
         }
+
+
+def _stopped() -> EngineUnavailable:
+    return EngineUnavailable("the server is stopping", hint="nothing was run; try again once it is back")

@@ -6,85 +6,37 @@ frame, a wrong type or silence costs the sandbox its life, never the server its 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
 import anyio
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from sandbox_server import wire
-from sandbox_server.engines.base import Container, Death, Engine
+from sandbox_server.engines.base import Container, Death
 from sandbox_server.engines.profile import Profile
-from sandbox_server.errors import EngineUnavailable, InvalidRequest, LimitExceeded, SandboxLost
+from sandbox_server.errors import EngineUnavailable, SandboxLost
 from sandbox_server.execution.capture import RunCapture
+from sandbox_server.execution.jobs import CloseReport, Exit, HostCause, Job, PutReport, encode_run, put_error
 from sandbox_server.execution.models import InputFile, RunEvent
 from sandbox_server.execution.models import Output as OutputEvent
 from sandbox_server.wire import Frame, Type
 
+_log = logging.getLogger(__name__)
+
 HANDSHAKE_SECONDS = 30.0
+PUT_SECONDS = 30.0
 KILL_GRACE = 1.0
 """How long the runner may take to kill a run before the whole container is destroyed."""
 SEND_SECONDS = 2.0
 DESTROY_SECONDS = 15.0
+DEATH_SECONDS = 10.0
 _CREDIT_STEP = wire.WINDOW // 2
 
-HostCause = Literal["wall", "output", "cancelled"]
-
-
-class CloseReport(BaseModel):
-    """What the runner says of a run. Strict: a runner that says anything else is not believed."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
-
-    exit_code: int | None
-    signal: int | None
-    cause: Literal["cancelled", "cpu"] | None
-    cpu_us: int | None
-    peak_memory: int | None
-    oom_kills: int
-    full: list[str]
-    alone: bool
-    interpreter: Literal["kept", "gone"] | None
-    fresh: bool
-
-
-class _PutReport(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-    ok: bool
-    error: str = ""
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One run as the runner needs it. Times in seconds; `cpu` None means no limit of its own."""
-
-    mode: Literal["fork", "spawn"]
-    file: str
-    argv: tuple[str, ...]
-    code: str
-    args: tuple[str, ...]
-    stdin: bytes
-    keep: bool
-    wall: float
-    cpu: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How a job ended. `report` is None if the sandbox died under it; then `death` says how.
-
-    `host_cause` is why *we* stopped it, if we did; `wall` is measured by the server's clock.
-    """
-
-    report: CloseReport | None
-    death: Death | None
-    host_cause: HostCause | None
-    wall: float
+_OUTPUT = (Type.STDOUT, Type.STDERR, Type.SIDE)
 
 
 class _Channel:
@@ -99,19 +51,25 @@ class _Channel:
         self.more_credit = anyio.Event()
         self.owed = 0
 
+    def wake(self) -> None:
+        """Let everybody who waits look again."""
+        self.attention.set()
+        self.more_credit.set()
+
     def take(self, frame: Frame) -> int:
         """Handle a frame at once; returns how much credit to give back."""
+        if self.close is not None:
+            return 0  # CLOSE is the last word
         if frame.type is Type.CLOSE:
             self.close = frame
-            self.attention.set()
-            self.more_credit.set()
+            self.wake()
             return 0
         if frame.type is Type.CREDIT:
             self.credit += int.from_bytes(frame.payload[:4], "big")
             self.more_credit.set()
             return 0
-        if self.capture is None:
-            raise wire.WireError(f"{frame.type.name} on a channel that has no output")
+        if self.capture is None or frame.type not in _OUTPUT:
+            raise wire.WireError(f"{frame.type.name} on a channel that has no such thing")
         self._take_output(self.capture, frame)
         self.owed += len(frame.payload)
         if self.owed < _CREDIT_STEP:
@@ -148,11 +106,21 @@ class Sandbox:
         self._sending = anyio.Lock()
         self._greeting = anyio.Event()
         self._ready = anyio.Event()
-        self._destroyed = False
+        self._why = ""
 
     @property
     def alive(self) -> bool:
-        return not self.lost.is_set() and not self._destroyed
+        return not self.lost.is_set()
+
+    def _lose(self, why: str = "") -> None:
+        """Nobody may use it or wait for it any more. `why` is our reason; without one the engine has it."""
+        if not self.lost.is_set():
+            self._why = why
+        self.lost.set()
+        self._greeting.set()
+        self._ready.set()
+        for channel in self._channels.values():
+            channel.wake()
 
     # --- the wire
 
@@ -164,18 +132,18 @@ class Sandbox:
                 for frame in decoder.feed(await self.container.stream.receive(256 * 1024)):
                     await self._take(frame)
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-            pass
+            self._lose()
         except wire.WireError:
             # Its runner is not ours any more: nothing it says from here on may be believed.
-            with anyio.CancelScope(shield=True):
-                await self.destroy()
+            self._lose("its runner broke the protocol")
+            await self.destroy()
+        except Exception:
+            # A bug of ours costs this sandbox, not the task group that all of them live in.
+            _log.exception("the wire of a sandbox could not be read")
+            self._lose("the server failed to read its wire")
+            await self.destroy()
         finally:
-            self.lost.set()
-            self._greeting.set()
-            self._ready.set()
-            for channel in self._channels.values():
-                channel.attention.set()
-                channel.more_credit.set()
+            self._lose("the server stopped")
 
     async def _take(self, frame: Frame) -> None:
         if frame.type is Type.HELLO:
@@ -193,13 +161,15 @@ class Sandbox:
     async def _send(self, data: bytes) -> None:
         try:
             async with self._sending:
+                if not self.alive:
+                    return
                 # Shielded: a frame cut by a cancellation would garble all that follow it.
                 with anyio.CancelScope(shield=True), anyio.move_on_after(SEND_SECONDS) as scope:
                     await self.container.stream.send(data)
                 if scope.cancelled_caught:
-                    self.lost.set()  # a runner that reads nothing is frozen or gone
+                    self._lose("its runner takes no more input")
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-            self.lost.set()
+            self._lose()
 
     async def greet(self) -> None:
         """Wait for the runner, hand over the set-up, wait until it is ready.
@@ -209,18 +179,35 @@ class Sandbox:
         with anyio.move_on_after(HANDSHAKE_SECONDS):
             await self._greeting.wait()
             if self.alive:
-                await self._send(
-                    wire.encode_json(Type.SETUP, 0, {"preload": list(self.profile.preload)})
-                )
+                await self._send(wire.encode_json(Type.SETUP, 0, {"preload": list(self.profile.preload)}))
                 await self._ready.wait()
         if not (self.alive and self._ready.is_set()):
-            death = await self.container.death()
+            death = await self._death()
             raise EngineUnavailable(
                 f"a new sandbox of image '{self.profile.image}' did not become ready: {death.reason}",
                 hint="run 'sandbox-server doctor' on the host",
             )
 
+    async def _death(self) -> Death:
+        if self._why:
+            return Death(None, False, self._why)
+        with anyio.move_on_after(DEATH_SECONDS):
+            try:
+                return await self.container.death()
+            except EngineUnavailable as error:
+                return Death(None, False, error.message)
+        return Death(None, False, "the engine does not say why")
+
     # --- operations
+
+    def _open(
+        self, capture: RunCapture | None = None, on_event: Callable[[RunEvent], None] | None = None
+    ) -> tuple[int, _Channel]:
+        number, channel = next(self._numbers), _Channel(capture, on_event)
+        self._channels[number] = channel
+        if not self.alive:
+            channel.wake()  # whoever wakes the channels of a lost sandbox has been here already
+        return number, channel
 
     async def run(
         self, job: Job, capture: RunCapture, on_event: Callable[[RunEvent], None] | None = None
@@ -228,26 +215,33 @@ class Sandbox:
         """Run a job to its end. Its time begins when it is sent.
 
         Cancelling kills it before this returns. Never raises for what the program or the
-        sandbox does: a sandbox that died is an `Exit` without a report.
+        sandbox does: a sandbox that died is an `Exit` without a report. Raises LimitExceeded
+        for a job that is too large to send.
         """
-        number = next(self._numbers)
-        channel = self._channels[number] = _Channel(capture, on_event)
+        message = encode_run(job)
+        number, channel = self._open(capture, on_event)
         begin = time.monotonic()
         cause: HostCause | None = None
+        sent = False
         try:
-            await self._send(_open_run(number, job))
+            await self._send(wire.encode(Type.OPEN, number, message))
+            sent = True
             async with anyio.create_task_group() as tasks:
                 if job.stdin:
                     tasks.start_soon(self._feed, number, channel, job.stdin)
                 with anyio.move_on_at(anyio.current_time() + job.wall - (time.monotonic() - begin)):
                     await channel.attention.wait()
                 tasks.cancel_scope.cancel()
-            if channel.close is None and self.alive:
-                cause = "output" if capture.over else "wall"
-                await self._kill(number, channel)
+            if capture.over:
+                cause = "output"
+            elif channel.close is None and self.alive:
+                cause = "wall"
+            await self._kill(number, channel)
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._kill(number, channel)
+            channel.on_event = None
+            if sent:
+                with anyio.CancelScope(shield=True):
+                    await self._kill(number, channel)
             raise
         finally:
             del self._channels[number]
@@ -256,16 +250,13 @@ class Sandbox:
     async def _conclude(self, channel: _Channel, cause: HostCause | None, begin: float) -> Exit:
         wall = time.monotonic() - begin
         report = self._report(channel)
-        if report is not None:
-            if not report.alone:
-                self.lost.set()
-            return Exit(report, None, cause, wall)
-        self.lost.set()
-        try:
-            death = await self.container.death()
-        except EngineUnavailable as error:
-            death = Death(None, False, error.message)
-        return Exit(None, death, cause, wall)
+        if report is None:
+            if channel.close is not None:
+                self._lose("its runner broke the protocol")
+            return Exit(None, await self._death(), cause, wall)
+        if not report.alone:
+            self._lose("processes of a run could not be ended")
+        return Exit(report, None, cause, wall)
 
     def _report(self, channel: _Channel) -> CloseReport | None:
         if channel.close is None:
@@ -304,85 +295,49 @@ class Sandbox:
         await self._send(wire.encode(Type.END, number))
 
     async def put(self, file: InputFile) -> None:
-        """Write a file below /workspace.
+        """Write a file below /workspace. Cancelling stops the write; a part of the file may stay.
 
         Raises LimitExceeded if it does not fit, InvalidRequest if the path can't be written,
         SandboxLost if the sandbox ended.
         """
-        number = next(self._numbers)
-        channel = self._channels[number] = _Channel(None, None)
+        number, channel = self._open()
         try:
-            await self._send(wire.encode_json(Type.OPEN, number, {"op": "write", "path": file.path}))
-            await self._feed(number, channel, file.content)
-            with anyio.move_on_after(HANDSHAKE_SECONDS):
+            with anyio.move_on_after(PUT_SECONDS):
+                await self._send(wire.encode_json(Type.OPEN, number, {"op": "write", "path": file.path}))
+                await self._feed(number, channel, file.content)
                 await channel.attention.wait()
-            report = _PutReport.model_validate_json(channel.close.payload) if channel.close else None
-        except ValidationError:
-            report = None
+        except BaseException:
+            # Or the process that writes would wait for the rest of the file for ever.
+            with anyio.CancelScope(shield=True):
+                await self._send(wire.encode(Type.CANCEL, number))
+            raise
         finally:
             del self._channels[number]
+        report = self._put_report(channel)
         if report is None:
-            self.lost.set()
+            self._lose("its runner did not write a file")
             raise SandboxLost("the sandbox was lost while a file was put into it", hint="nothing was run")
         if not report.ok:
-            _raise_put_error(file, report)
+            raise put_error(file, report)
 
-    async def destroy(self) -> None:
-        """Destroy the container, shielded and bounded. Raises nothing: what the engine can't
-        remove now, its reaper removes later."""
-        self._destroyed = True
+    def _put_report(self, channel: _Channel) -> PutReport | None:
+        if channel.close is None:
+            return None
+        try:
+            return PutReport.model_validate_json(channel.close.payload)
+        except ValidationError:
+            return None
+
+    async def destroy(self) -> bool:
+        """Destroy the container, shielded and bounded. Returns whether it is gone; if not, the
+        engine does not answer and this can be called again. Raises nothing."""
+        self._lose("the sandbox was destroyed")
         with anyio.CancelScope(shield=True), anyio.move_on_after(DESTROY_SECONDS):
             try:
                 await self.container.destroy()
-            except EngineUnavailable:
-                pass
-        self.lost.set()
-
-
-async def open_sandbox(
-    engine: Engine, profile: Profile, *, deadline: float, run_pump: Callable[[Sandbox], object]
-) -> Sandbox:
-    """Start a container and shake hands with its runner. `run_pump` starts `Sandbox.pump` in a
-    task group that outlives the sandbox. Leaves nothing behind when it fails or is cancelled.
-
-    Raises EngineUnavailable or ConfigError.
-    """
-    container = await engine.start(profile, deadline=deadline)
-    sandbox = Sandbox(container, profile)
-    try:
-        run_pump(sandbox)
-        await sandbox.greet()
-    except BaseException:
-        await sandbox.destroy()
-        raise
-    return sandbox
-
-
-def _open_run(number: int, job: Job) -> bytes:
-    return wire.encode_json(
-        Type.OPEN,
-        number,
-        {
-            "op": "run",
-            "mode": job.mode,
-            "file": job.file,
-            "argv": list(job.argv),
-            "code": job.code,
-            "args": list(job.args),
-            "stdin": bool(job.stdin),
-            "keep": job.keep,
-            "cpu": job.cpu,
-        },
-    )
-
-
-def _raise_put_error(file: InputFile, report: _PutReport) -> None:
-    name = repr(file.path)
-    if report.error in ("ENOSPC", "EFBIG", "EDQUOT"):
-        raise LimitExceeded(
-            f"file {name} ({len(file.content)} bytes) does not fit into the workspace",
-            hint="nothing was run; send less, or ask the operator for a larger workspace",
-        )
-    raise InvalidRequest(
-        f"file {name} can't be written: {report.message}", hint="nothing was run; use another path"
-    )
+                return True
+            except EngineUnavailable as error:
+                _log.warning("a sandbox is not destroyed yet: %s", error.message)
+            except Exception:
+                _log.exception("a sandbox could not be destroyed")
+        return False

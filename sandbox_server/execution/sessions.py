@@ -14,15 +14,18 @@ import anyio
 
 from sandbox_server.engines.profile import Profile
 from sandbox_server.execution.grants import Sizing
+from sandbox_server.execution.jobs import CloseReport
 from sandbox_server.execution.models import SessionInfo, SessionState
-from sandbox_server.execution.sandbox import CloseReport, Sandbox
+from sandbox_server.execution.sandbox import Sandbox
 
 
 @dataclass(eq=False)
 class Session:
     """One stateful sandbox of one connection. `lock` puts its calls in order.
 
-    `untold` is what the next result must say, because no result has said it yet.
+    `loss` is what the next result must say, because no result has said it yet; `interrupted`
+    that nobody got the last one. `opening` while a sandbox is on its way, `closed` once the
+    connection has ended.
     """
 
     profile: Profile
@@ -32,20 +35,32 @@ class Session:
     created: float = 0.0
     used: float = 0.0
     cells: int = 0
-    untold: tuple[SessionState, str] | None = None
+    interrupted: bool = False
+    opening: bool = False
+    closed: bool = False
+    loss: str = ""
 
     def adopt(self, sandbox: Sandbox) -> None:
         """Begin anew in `sandbox`."""
         self.sandbox = sandbox
         self.created = self.used = time.monotonic()
         self.cells = 0
+        self.interrupted = False
 
     def lose(self, note: str) -> Sandbox | None:
         """Give up the sandbox, if there is one; the next result says why."""
         sandbox, self.sandbox = self.sandbox, None
         if sandbox is not None:
-            self.untold = ("lost", f"{note}; variables and files of earlier calls are gone")
+            self.loss = f"{note}; variables and files of earlier calls are gone"
         return sandbox
+
+    def end_if_over(self, sizing: Sizing) -> Sandbox | None:
+        """Give up a sandbox that has died or whose time is up; returns it for destruction."""
+        if self.sandbox and not self.sandbox.alive:
+            return self.lose("the sandbox had died")
+        if self.sandbox and self.expires_in(sizing) <= 0:
+            return self.lose("the session had expired")
+        return None
 
     def expires_in(self, sizing: Sizing) -> float:
         now = time.monotonic()
@@ -53,21 +68,25 @@ class Session:
 
     def conclude(self, report: CloseReport | None, stateful: bool) -> tuple[SessionState, str]:
         """What is true after a run, for its result."""
-        told, self.untold = self.untold, None
+        loss, self.loss = self.loss, ""
         if report is None or self.sandbox is None:
             return "lost", "the sandbox ended; variables and files are gone"
-        if told is not None and told[0] == "lost":
-            return told
-        if stateful and report.interpreter == "gone":
+        note = self._count_cell(report) if stateful else ""
+        if loss:
+            return "lost", loss
+        return ("reset" if note else "kept"), note
+
+    def _count_cell(self, report: CloseReport) -> str:
+        """What became of the interpreter since the last result, if it did not simply go on."""
+        # Whether a cancelled call took it along, only the next one finds out.
+        restarted = report.fresh and (self.cells > 0 or self.interrupted)
+        cause = "a call was cancelled" if self.interrupted else "the interpreter had ended"
+        self.interrupted = False
+        self.cells += 1
+        if report.interpreter == "gone":
             self.cells = 0
-            return "reset", "the interpreter ended; variables are gone, files are kept"
-        restarted = stateful and report.fresh and self.cells > 0
-        self.cells += 1 if stateful else 0
-        if told is not None:
-            return told
-        if restarted:
-            return "reset", "the interpreter had ended since the last call; variables were gone, files are kept"
-        return "kept", ""
+            return "the interpreter ended; variables are gone, files are kept"
+        return f"{cause} since the last result; variables were gone, files are kept" if restarted else ""
 
 
 class Sessions:
@@ -78,11 +97,14 @@ class Sessions:
         self._sessions: dict[tuple[str, Profile], Session] = {}
 
     def __len__(self) -> int:
-        return sum(1 for session in self._sessions.values() if session.sandbox)
+        return sum(1 for session in self._sessions.values() if session.sandbox or session.opening)
 
     def of(self, connection: str, profile: Profile) -> Session:
         """The session of a connection for a profile; made, without a sandbox yet, if need be."""
-        return self._sessions.setdefault((connection, profile), Session(profile))
+        session = self._sessions.get((connection, profile))
+        if session is None:
+            session = self._sessions[connection, profile] = Session(profile)
+        return session
 
     @property
     def full(self) -> bool:
@@ -91,23 +113,27 @@ class Sessions:
     def close(self, connection: str) -> list[Sandbox]:
         """Forget a connection; returns the sandboxes to destroy."""
         keys = [key for key in self._sessions if key[0] == connection]
-        sessions = [self._sessions.pop(key) for key in keys]
-        return [session.sandbox for session in sessions if session.sandbox]
+        sandboxes = []
+        for session in [self._sessions.pop(key) for key in keys]:
+            session.closed = True
+            if session.sandbox:
+                sandboxes.append(session.sandbox)
+                session.sandbox = None
+        return sandboxes
 
     def expire(self) -> list[Sandbox]:
-        """Take the sandboxes of sessions whose time is over and that are not running."""
-        expired = []
-        for session in self._sessions.values():
-            if session.sandbox and not session.lock.locked() and session.expires_in(self._sizing) <= 0:
-                sandbox = session.lose("the session had expired")
-                expired += [sandbox] if sandbox else []
-        return expired
-
-    def everything(self) -> list[Sandbox]:
-        """Forget all; returns the sandboxes to destroy."""
-        sandboxes = [session.sandbox for session in self._sessions.values() if session.sandbox]
-        self._sessions.clear()
-        return sandboxes
+        """Take the sandboxes of sessions that are over and not running, because their time is up or
+        they have died. Forgets sessions that have nothing left to tell."""
+        taken = []
+        for key, session in list(self._sessions.items()):
+            if session.lock.locked():
+                continue
+            if session.sandbox:
+                sandbox = session.end_if_over(self._sizing)
+                taken += [sandbox] if sandbox else []
+            elif not session.loss or session.expires_in(self._sizing) < -self._sizing.session_ttl:
+                del self._sessions[key]
+        return taken
 
     def info(self, session: Session, state: SessionState, note: str) -> SessionInfo:
         expires_in = max(0.0, session.expires_in(self._sizing)) if session.sandbox else None

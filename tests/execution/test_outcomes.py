@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from sandbox_server.engines.base import Death
 from sandbox_server.errors import SandboxLost
+from sandbox_server.execution.jobs import CloseReport, Exit, HostCause
 from sandbox_server.execution.outcomes import Verdict, judge, signal_name
-from sandbox_server.execution.sandbox import CloseReport, Exit, HostCause
 
 
 def ended(host_cause: HostCause | None = None, **changes: Any) -> Exit:
@@ -48,7 +48,10 @@ def died(host_cause: HostCause | None = None, *, oom: bool = False, reason: str 
         (ended(exit_code=1, full=["/tmp"]), Verdict("disk_full", "disk", 1)),
         (ended(full=["/tmp"]), Verdict("ok", None, 0)),
         (ended(exit_code=None, signal=9, cause="cpu"), Verdict("timeout", "cpu", None, "SIGKILL")),
-        (ended(exit_code=None, signal=signal.SIGXCPU, cause="cpu"), Verdict("timeout", "cpu", None, "SIGXCPU")),
+        (
+            ended(exit_code=None, signal=signal.SIGXCPU, cause="cpu"),
+            Verdict("timeout", "cpu", None, "SIGXCPU"),
+        ),
         # A program can send itself any signal: only the runner's count of CPU time says timeout.
         (ended(exit_code=None, signal=signal.SIGXCPU), Verdict("signal", None, None, "SIGXCPU")),
         (ended("wall", exit_code=None, signal=9), Verdict("timeout", "wall", None, "SIGKILL")),

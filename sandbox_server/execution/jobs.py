@@ -1,0 +1,106 @@
+"""What is asked of a runner and what it answers, as values, and as JSON on the wire."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from sandbox_server import wire
+from sandbox_server.engines.base import Death
+from sandbox_server.errors import InvalidRequest, LimitExceeded, SandboxServerError
+from sandbox_server.execution.models import InputFile
+
+HostCause = Literal["wall", "output", "cancelled"]
+
+
+class CloseReport(BaseModel):
+    """What the runner says of a run. Strict: a runner that says anything else is not believed."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    exit_code: int | None
+    signal: int | None
+    cause: Literal["cancelled", "cpu"] | None
+    cpu_us: int | None
+    peak_memory: int | None
+    oom_kills: int
+    full: list[str]
+    alone: bool
+    interpreter: Literal["kept", "gone"] | None
+    fresh: bool
+
+
+class PutReport(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    ok: bool
+    error: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run as the runner needs it. Times in seconds; `cpu` None means no limit of its own."""
+
+    mode: Literal["fork", "spawn"]
+    file: str
+    argv: tuple[str, ...]
+    code: str
+    args: tuple[str, ...]
+    stdin: bytes
+    keep: bool
+    wall: float
+    cpu: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a job ended. `report` is None if the sandbox died under it; then `death` says how.
+
+    `host_cause` is why *we* stopped it, if we did; `wall` is measured by the server's clock.
+    """
+
+    report: CloseReport | None
+    death: Death | None
+    host_cause: HostCause | None
+    wall: float
+
+
+def encode_run(job: Job) -> bytes:
+    """The payload of its OPEN. Raises LimitExceeded if it is too large to send."""
+    request = {
+        "op": "run",
+        "mode": job.mode,
+        "file": job.file,
+        "argv": list(job.argv),
+        "code": job.code,
+        "args": list(job.args),
+        "stdin": bool(job.stdin),
+        "keep": job.keep,
+        "cpu": job.cpu,
+    }
+    message = json.dumps(request, separators=(",", ":")).encode()
+    # The runner would take a longer frame for nonsense and end.
+    if len(message) > wire.MAX_FROM_HOST:
+        raise LimitExceeded(
+            f"code and arguments together take {len(message)} bytes as JSON, at most "
+            f"{wire.MAX_FROM_HOST} can be sent",
+            hint="nothing was run; put large data into files or stdin",
+        )
+    return message
+
+
+def put_error(file: InputFile, report: PutReport) -> SandboxServerError:
+    """What a refusal to write `file` means to the caller."""
+    name = repr(file.path)
+    if report.error in ("ENOSPC", "EFBIG", "EDQUOT"):
+        return LimitExceeded(
+            f"file {name} ({len(file.content)} bytes) does not fit into the workspace",
+            hint="nothing was run; send less, or ask the operator for a larger workspace",
+        )
+    return InvalidRequest(
+        f"file {name} can't be written: {report.message}", hint="nothing was run; use another path"
+    )

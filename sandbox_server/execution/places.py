@@ -1,0 +1,33 @@
+"""How many sandboxes may exist at once: decided before one is created, given back when it is gone."""
+
+from __future__ import annotations
+
+from sandbox_server.engines.profile import Profile
+from sandbox_server.execution.grants import Sizing
+
+
+class Places:
+    """Counts sandboxes and the sum of their memory limits against what the deployment has."""
+
+    def __init__(self, sizing: Sizing) -> None:
+        self._sizing = sizing
+        self.taken = 0
+        self.memory = 0
+
+    def could_ever_take(self, profile: Profile) -> bool:
+        """Whether there is room for one if nothing else exists."""
+        return self._sizing.sandboxes > 0 and profile.limits.memory <= self._sizing.memory
+
+    def take(self, profile: Profile) -> bool:
+        """Take a place for one, if there is one."""
+        memory = self.memory + profile.limits.memory
+        if self.taken >= self._sizing.sandboxes or memory > self._sizing.memory:
+            return False
+        self.taken += 1
+        self.memory = memory
+        return True
+
+    def free(self, profile: Profile) -> None:
+        """Give a place back."""
+        self.taken -= 1
+        self.memory -= profile.limits.memory

@@ -1,0 +1,107 @@
+"""A run: the limits it gets, the job it becomes, and the result made of what came out. Pure."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+from sandbox_server.errors import InvalidRequest, LimitExceeded
+from sandbox_server.execution.capture import RunCapture
+from sandbox_server.execution.grants import Grant
+from sandbox_server.execution.jobs import Exit, Job
+from sandbox_server.execution.models import (
+    Isolation,
+    RunLimits,
+    RunRequest,
+    RunResult,
+    SessionInfo,
+    Timings,
+    Usage,
+)
+from sandbox_server.execution.outcomes import judge
+
+
+@dataclass
+class Clock:
+    """The stages of a call, by the monotonic clock."""
+
+    begin: float
+    acquired: float = 0.0
+    warm: bool = False
+    queued: float = 0.0
+
+
+def capture_for(limits: RunLimits) -> RunCapture:
+    return RunCapture(limits.output, limits.output_total, limits.display_total)
+
+
+def effective_limits(asked: RunLimits, grant: Grant) -> RunLimits:
+    """What the caller may choose (`wall`, `output`) within the ceiling; the rest is the policy's.
+
+    Raises LimitExceeded above a ceiling and InvalidRequest for what is no limit at all.
+    """
+    if not asked.wall > 0 or not asked.output >= 0:
+        raise InvalidRequest(
+            "timeout must be more than 0 and max_output not negative", hint="leave them out for the defaults"
+        )
+    for name, value, most in (
+        ("timeout", asked.wall, grant.ceiling.wall),
+        ("max_output", asked.output, grant.ceiling.output),
+    ):
+        if value > most:
+            raise LimitExceeded(
+                f"{name} {value:g} is above the limit for {grant.language.name}, {most:g}",
+                hint=f"ask for {most:g} or less",
+            )
+    # A longer run may use more CPU time, in the proportion that the policy has set.
+    share = max(1.0, asked.wall / grant.defaults.wall)
+    cpu = min(grant.defaults.cpu * share, grant.ceiling.cpu)
+    return replace(grant.defaults, wall=asked.wall, output=asked.output, cpu=cpu)
+
+
+def job_for(request: RunRequest, grant: Grant, *, keep: bool) -> Job:
+    language = grant.language
+    return Job(
+        mode=language.mode,
+        file=language.file,
+        argv=language.argv,
+        code=request.code,
+        args=request.args,
+        stdin=request.stdin,
+        keep=keep,
+        wall=request.limits.wall,
+        cpu=request.limits.cpu,
+    )
+
+
+def result_of(exit: Exit, capture: RunCapture, grant: Grant, clock: Clock, session: SessionInfo) -> RunResult:
+    verdict = judge(exit)
+    report = exit.report
+    return RunResult(
+        outcome=verdict.outcome,
+        exit_code=verdict.exit_code,
+        signal=verdict.signal,
+        limit=verdict.limit,
+        stdout=capture.finish("stdout"),
+        stderr=capture.finish("stderr"),
+        value=capture.side.value,
+        displays=tuple(capture.side.displays),
+        displays_omitted=capture.side.omitted,
+        usage=Usage(
+            wall=exit.wall,
+            cpu=report.cpu_us / 1e6 if report and report.cpu_us is not None else None,
+            peak_memory=report.peak_memory if report else None,
+        ),
+        timings=Timings(
+            queue=clock.queued,
+            acquire=clock.acquired,
+            run=exit.wall,
+            total=time.monotonic() - clock.begin,
+            warm=clock.warm,
+        ),
+        session=session,
+        isolation=Isolation(
+            grant.profile.runtime,
+            "user-space-kernel" if grant.profile.runtime == "runsc" else "container",
+        ),
+    )
