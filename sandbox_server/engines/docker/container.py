@@ -91,8 +91,8 @@ class DockerContainer:
                 self._forget(self)
 
     async def _remove(self) -> None:
-        # Not detached first: the runner would end by itself, and the removal meet that (see _remove
-        # below). Not detached last: while nobody reads its output the engine can't finish it either.
+        # Not detached first: the runner would end by itself, and the removal meet that (see
+        # `try_remove`). Not detached last: while nobody reads its output the engine can't finish it either.
         try:
             with anyio.move_on_after(DETACH_AFTER) as patience:
                 await remove(self._client, self._id)
@@ -110,7 +110,7 @@ async def remove(client: DockerClient, container: str) -> None:
     obstacle: str | None = "the engine does not answer"
     pause = 0.02
     with anyio.move_on_after(REMOVE_TIMEOUT):
-        while obstacle := await client.call(lambda api: _remove(api, container), abandon=True):
+        while obstacle := await client.call(lambda api: try_remove(api, container), abandon=True):
             await anyio.sleep(pause)
             pause = min(2 * pause, 1.0)
     if obstacle:
@@ -119,7 +119,7 @@ async def remove(client: DockerClient, container: str) -> None:
         )
 
 
-def _remove(api: APIClient, container: str) -> str | None:
+def try_remove(api: APIClient, container: str) -> str | None:
     """None once the container is gone, otherwise why it has to be tried again."""
     try:
         api.remove_container(container, v=True, force=True)

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import structlog
 from docker import APIClient
-from docker.errors import APIError, ImageNotFound, NotFound
+from docker.errors import NotFound
 
 from sandbox_server.engines.base import EngineInfo, Owner
 from sandbox_server.engines.docker import labels
-from sandbox_server.engines.docker.attach import attach
-from sandbox_server.engines.docker.client import DockerClient, image_missing, translate
+from sandbox_server.engines.docker.birth import Birth
+from sandbox_server.engines.docker.client import DockerClient, image_missing
 from sandbox_server.engines.docker.container import DockerContainer, remove
 from sandbox_server.engines.docker.host import FIXES, Host, read_host
 from sandbox_server.engines.docker.hostconfig import create_payload
@@ -96,44 +95,21 @@ class DockerEngine:
                 cgroup_version=host.cgroup_version,
                 missing=self._allowed & host.info.missing.keys(),
             )
+            birth = Birth(self._client, name)
             try:
-                container = await self._bring_up(name, uid, payload)
-                self._live[container.id] = container
+                id, stream = await birth.perform(payload)
+                container = DockerContainer(
+                    self._client, stream, id=id, name=name, uid=uid, forget=self._forget
+                )
+                self._live[id] = container
                 return container
             except BaseException:
-                await self._clean_up(name, uid)
+                await birth.undo()
+                # Even if that failed: what still exists is listed, and its uid with it.
+                self._uids.release(uid)
                 raise
             finally:
                 self._starting.discard(name)
-
-    async def _bring_up(self, name: str, uid: int, payload: dict[str, Any]) -> DockerContainer:
-        try:
-            created = await self._client.call(lambda api: _create(api, payload, name))
-            _refuse_warnings(created.get("Warnings") or ())
-            stream = await attach(self._client.base_url, self._client.api_version, created["Id"])
-            try:
-                await self._client.call(lambda api: api.start(created["Id"]))
-                # A call in a thread swallows a cancellation that came meanwhile: here it is heard.
-                await anyio.lowlevel.checkpoint_if_cancelled()
-            except BaseException:
-                await anyio.aclose_forcefully(stream)
-                raise
-        except APIError as error:  # 404 and 409, which `call` leaves to us
-            raise translate(error) from error
-        return DockerContainer(
-            self._client, stream, id=created["Id"], name=name, uid=uid, forget=self._forget
-        )
-
-    async def _clean_up(self, name: str, uid: int) -> None:
-        """After a start that failed. By name, because the answer with the id may never have come."""
-        with anyio.CancelScope(shield=True):
-            try:
-                await remove(self._client, name)
-            except EngineUnavailable as error:
-                # Its uid stays taken: something may still run. The reaper finds it by its labels.
-                log.warning("a failed start is left to the reaper", container=name, reason=error.message)
-            else:
-                self._uids.release(uid)
 
     def _forget(self, container: DockerContainer) -> None:
         self._live.pop(container.id, None)
@@ -231,24 +207,8 @@ class DockerEngine:
             )
 
 
-def _create(api: APIClient, payload: dict[str, Any], name: str) -> dict[str, Any]:
-    try:
-        created: dict[str, Any] = api.create_container_from_config(payload, name)  # type: ignore[no-untyped-call]
-    except ImageNotFound as error:
-        raise image_missing(payload["Image"]) from error
-    return created
-
-
 def _find_image(api: APIClient, reference: str) -> None:
     try:
         api.inspect_image(reference)  # type: ignore[no-untyped-call]
     except NotFound as error:
         raise image_missing(reference) from error
-
-
-def _refuse_warnings(warnings: list[str] | tuple[str, ...]) -> None:
-    """The engine warns where it drops a limit, and goes on. We don't."""
-    for warning in warnings:
-        log.warning("the engine warns", warning=warning)
-        if "discard" in warning.lower():
-            raise ConfigError(f"the engine drops a limit: {warning}", hint="run: sandbox-server doctor")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import socket
 import sys
@@ -213,6 +214,22 @@ async def test_cancelling_a_crowd_of_starts_leaves_no_container_and_no_uid(
                     group.start_soon(start)
     await docker_engine.aclose()
     assert containers_of(api, owner) == []
+
+
+async def test_a_start_cancelled_by_asyncio_itself_leaves_no_container_either(
+    docker_engine: DockerEngine, owner: Owner, api: docker.APIClient
+) -> None:
+    for milliseconds in (2, 6, 10, 15, 20, 40, 70, 100):
+        task = asyncio.create_task(docker_engine.start(PROFILE, deadline=later()))
+        await asyncio.wait([task], timeout=milliseconds / 1000)
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            await task.result().destroy()
+    with anyio.fail_after(10):
+        # The thread of the last call ends by itself, and removes what it made.
+        while containers_of(api, owner):  # noqa: ASYNC110 - nothing tells of it
+            await anyio.sleep(0.05)
 
 
 async def test_a_missing_runtime_is_named_with_what_to_do(docker_engine: DockerEngine) -> None:
