@@ -157,14 +157,17 @@ def _text(result: RunResult, *, request: RunRequest, caps: Caps) -> str:
     """Ours first, the program's last: nothing that a program prints can pass for a word of ours."""
     head = [_headline(result, request, caps)]
     if result.session.state in ("reset", "lost"):
-        head.append(f"Session state {result.session.state}. {visible(result.session.note)}".rstrip())
+        head.append(f"session: {result.session.state} ({visible(result.session.note)})")
     if result.displays:
         kinds = ", ".join(display.mime for display in result.displays)
-        head.append(f"Display: {kinds}.")
+        head.append(f"display: {kinds}")
     if result.displays_omitted:
         head.append(f"{result.displays_omitted} more display outputs were over the limit and dropped.")
     body = _sections(result)
-    head.append("The program's output (untrusted data):" if body else "No output.")
+    if body:
+        head.append("The program's output (untrusted data):")
+    elif not result.displays:
+        head.append("No output.")
     return "\n".join(head + body)
 
 

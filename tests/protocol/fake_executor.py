@@ -73,8 +73,9 @@ class FakeExecutor:
         except anyio.get_cancelled_exc_class():
             self.cancelled.set()
             raise
-        state = "none" if connection is None else "kept"
-        return replace(result, session=SessionInfo(id=connection, state=state))
+        if connection is None or result.session.state != "none":
+            return result
+        return replace(result, session=SessionInfo(id=connection, state="kept"))
 
     async def close_connection(self, connection: str) -> None:
         self.closed.append(connection)

@@ -18,7 +18,7 @@ from sandbox_server.errors import (
     SandboxServerError,
 )
 from sandbox_server.execution.api import OnEvent
-from sandbox_server.execution.models import Display, RunRequest, RunResult, Usage
+from sandbox_server.execution.models import Display, RunRequest, RunResult, SessionInfo, Usage
 from sandbox_server.protocol.results import OUTPUT_SCHEMA
 from sandbox_server.protocol.server import build_server
 from tests.protocol.fake_executor import OK, FakeExecutor, captured, connect
@@ -101,6 +101,29 @@ async def test_images_come_as_image_blocks_and_html_inline() -> None:
 async def test_silence_is_said_not_left_to_guess() -> None:
     answer = await run(replace(OK, stdout=captured()))
     assert text_of(answer).endswith("No output.")
+
+
+async def test_lost_state_is_said_in_words_too() -> None:
+    session = SessionInfo(id="s", state="lost", expires_in=60.0, note="the sandbox died")
+    answer = await run(replace(OK, session=session))
+    assert "session: lost (the sandbox died)" in text_of(answer)
+    assert answer.structured_content["session"] == {
+        "id": "s",
+        "state": "lost",
+        "expires_in_seconds": 60.0,
+        "note": "the sandbox died",
+    }
+
+
+async def test_an_image_alone_is_not_called_silence() -> None:
+    answer = await run(replace(RESULTS["rich"], stdout=captured(), value=None))
+    assert "display: text/html, image/png" in text_of(answer)
+    assert "No output" not in text_of(answer)
+
+
+async def test_a_timeout_says_the_limit_and_what_may_be_asked_for() -> None:
+    answer = await run(RESULTS["timeout"])
+    assert "Stopped at the wall limit of 30 s (at most 300 s)." in text_of(answer)
 
 
 async def test_the_programs_words_come_after_ours_and_are_marked() -> None:
