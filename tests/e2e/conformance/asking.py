@@ -7,6 +7,7 @@ from typing import Any
 
 import mcp_types as types
 from mcp.server.context import ServerRequestContext
+from mcp.shared.message import ServerMessageMetadata
 
 from sandbox_server.protocol.tools import Call, ToolResult
 from tests.e2e.conformance.content import MessageArgument, NoArguments, PromptArgument, text, tool
@@ -158,8 +159,6 @@ async def by_capabilities(_: NoArguments, call: Call) -> ToolResult:
 async def _over_back_channel(
     context: ServerRequestContext[Any, Any], request: Any, result: type[types.CreateMessageResult]
 ) -> types.CreateMessageResult:
-    from mcp.shared.message import ServerMessageMetadata
-
     metadata = ServerMessageMetadata(related_request_id=context.request_id)
     return await context.session.send_request(request, result, metadata=metadata)
 
