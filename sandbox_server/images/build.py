@@ -38,9 +38,9 @@ async def build(
     wanted = [recipe(name, root) for name in names]
     if not fresh and (present := await _present(store, wanted)):
         return present
-    cache = cache or default_cache()
-    async with held(cache / "build.lock", waiting=lambda: report(Progress("", "another build is running"))):
-        job = _Job(store, report=report, fresh=fresh, ca_bundle=ca_bundle, cache=cache)
+    lock = default_cache() / "build.lock"
+    async with held(lock, waiting=lambda: report(Progress("", "another build is running"))):
+        job = _Job(store, report=report, fresh=fresh, ca_bundle=ca_bundle, cache=cache or default_cache())
         try:
             return {name: await job.ensure(one) for name, one in zip(names, wanted, strict=True)}
         finally:

@@ -45,21 +45,24 @@ def copied(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def changed(store: DockerImages, copied: Path) -> AsyncIterator[Path]:
-    """A copy of images/ whose runner is unlike any other; what is built from it is removed."""
-    mark = uuid4().hex
-    (copied / "runner" / "mark.py").write_text(f"# {mark}\n")
-    before = {tag for image in await store.labelled("sandbox-server.image") for tag in image.tags}
+    """A copy of images/ whose runner is unlike any other; what is built from it alone is removed."""
+    (copied / "runner" / "mark.py").write_text(f"# {uuid4().hex}\n")
     yield copied
-    for image in await store.labelled("sandbox-server.revision"):
-        for tag in image.tags:
-            if tag not in before and tag in _tags_of(copied):
-                await store.remove(tag)
+    for tag in _tags_of(copied) - _tags_of(shipped("images")):
+        await store.remove(tag)
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[docker.DockerClient]:
+    """To look at images with; not the code under test."""
+    client = docker.from_env(timeout=120)
+    yield client
+    client.close()
 
 
 @pytest.fixture
-def run() -> Iterator[Run]:
-    """Run a program in an image as a sandbox would: a nameless user, read-only root, no network."""
-    client = docker.from_env(timeout=120)
+def run(client: docker.DockerClient) -> Run:
+    """Run a program in an image as a sandbox would: its own user, read-only root, no network."""
 
     def run(image: str, *command: str, user: int = 10007, capabilities: Sequence[str] = ()) -> str:
         output: bytes = client.containers.run(
@@ -71,8 +74,7 @@ def run() -> Iterator[Run]:
         )  # fmt: skip
         return output.decode()
 
-    yield run
-    client.close()
+    return run
 
 
 class Log(list[Progress]):

@@ -49,8 +49,10 @@ def test_every_uid_of_the_range_has_a_name_and_a_home(run: Run, name: str) -> No
 
 
 @every_image
-def test_it_starts_the_runner_and_nobody_but_root_can_change_it(run: Run, name: str) -> None:
-    config = docker.from_env().images.get(tag_of(name)).attrs["Config"]
+def test_it_starts_the_runner_and_nobody_but_root_can_change_it(
+    run: Run, client: docker.DockerClient, name: str
+) -> None:
+    config = client.images.get(tag_of(name)).attrs["Config"]
     assert config["Entrypoint"] == ["/usr/bin/python3", "-I", "-u", "/opt/sandbox/runner.py"]
     assert not config["Cmd"]
     assert config["User"] == "10000:10000"
@@ -80,7 +82,7 @@ def test_it_records_the_packages_that_it_got(run: Run, name: str) -> None:
     )
     assert packages["python3"].startswith("3.13.")
     assert ("nodejs" in packages) == (name == "node")
-    assert ("jq" in packages) == (name == "shell")
+    assert ("jq" in packages) == (name in ("shell", "python"))
 
 
 def test_python_packages_import_quickly_and_without_a_warning(run: Run) -> None:
@@ -123,7 +125,8 @@ def test_node_is_version_20(run: Run) -> None:
     assert run(tag_of("node"), "node", "--print", "process.version").startswith("v20.")
 
 
-def test_the_shell_has_its_tools_and_git_works_for_a_sandbox_user(run: Run) -> None:
+@pytest.mark.parametrize("name", ["shell", "python"])
+def test_the_shell_has_its_tools_and_git_works_for_a_sandbox_user(run: Run, name: str) -> None:
     script = """
 set -e
 for tool in awk bc bzip2 curl diff file find git gzip jq less patch ps rg sed sqlite3 tar unzip xz zip; do
@@ -133,6 +136,6 @@ cd && git init -q here && cd here && git commit -q --allow-empty -m first 2>&1 |
 git -c user.email=a@example.com commit -q --allow-empty -m second && git log --format=%an
 echo '{"a": [1, 2]}' | jq -c .a
 """
-    lines = run(tag_of("shell"), "bash", "-c", script).splitlines()
+    lines = run(tag_of(name), "bash", "-c", script).splitlines()
     assert [line for line in lines if line.startswith("no ")] == []
     assert lines[-2:] == ["sandbox", "[1,2]"]
