@@ -1,0 +1,584 @@
+"""The warm pools: never too many, never twice, nobody forgotten, whatever the engine does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sandbox_server.engines.base import Death
+from sandbox_server.engines.fake import FakeContainer, FakeEngine
+from sandbox_server.engines.profile import MIB, Profile, SandboxLimits
+from sandbox_server.errors import Busy, ConfigError, EngineUnavailable, LimitExceeded, SandboxServerError
+from sandbox_server.execution.pool import Pools
+from sandbox_server.execution.sandbox import Sandbox
+from tests.execution.support import NODE, PYTHON, SHELL, SIZING
+
+pytestmark = pytest.mark.anyio
+BIG = Profile("base", SandboxLimits(memory=300 * MIB))
+HUGE = Profile("base", SandboxLimits(memory=2000 * MIB))
+ALL = (PYTHON, NODE, SHELL, BIG, HUGE)
+
+
+@asynccontextmanager
+async def pooled(
+    engine: FakeEngine, profiles: tuple[Profile, ...] = (PYTHON,), **changes: Any
+) -> AsyncIterator[Pools]:
+    """Pools that have settled. What `Sizing` knows goes there, the rest to `Pools`."""
+    known = {name: changes.pop(name) for name in list(changes) if hasattr(SIZING, name)}
+    pools = Pools(engine, profiles, replace(SIZING, **known), **changes)
+    async with anyio.create_task_group() as tasks:
+        pools.start(tasks)
+        await anyio.wait_all_tasks_blocked()
+        yield pools
+        pools.stop()
+        tasks.cancel_scope.cancel()
+
+
+def silent(position: int) -> None:
+    """A caller that does not ask where it stands."""
+
+
+async def take(pools: Pools, profile: Profile = PYTHON, principal: str = "p") -> Sandbox:
+    sandbox, _ = await pools.acquire(profile, principal, silent)
+    return sandbox
+
+
+def container_of(sandbox: Sandbox) -> FakeContainer:
+    assert isinstance(sandbox.container, FakeContainer)
+    return sandbox.container
+
+
+class Callers:
+    """Calls that wait side by side; `served` in the order in which they were."""
+
+    def __init__(self, pools: Pools, tasks: anyio.abc.TaskGroup) -> None:
+        self._pools = pools
+        self._tasks = tasks
+        self.served: list[str] = []
+        self.sandboxes: list[Sandbox] = []
+        self.errors: list[Exception] = []
+        self.positions: dict[str, list[int]] = {}
+
+    async def call(self, principal: str, profile: Profile = PYTHON) -> anyio.CancelScope:
+        scope = anyio.CancelScope()
+        self._tasks.start_soon(self._call, principal, profile, scope)
+        await anyio.wait_all_tasks_blocked()
+        return scope
+
+    async def _call(self, principal: str, profile: Profile, scope: anyio.CancelScope) -> None:
+        tell = self.positions.setdefault(principal, []).append
+        with scope:
+            try:
+                sandbox, _ = await self._pools.acquire(profile, principal, tell)
+            except SandboxServerError as error:
+                self.errors.append(error)
+            else:
+                self.served.append(principal)
+                self.sandboxes.append(sandbox)
+
+
+# --- warm
+
+
+async def test_warm_ones_are_made_ahead_and_replaced_when_taken() -> None:
+    engine = FakeEngine()
+    async with pooled(engine, (PYTHON, NODE), warm=2) as pools:
+        assert pools.counts() == {"sandboxes": 4, "warm": 4, "waiting": 0}
+        sandbox, warm = await pools.acquire(PYTHON, "p", silent)
+        assert warm
+        await anyio.wait_all_tasks_blocked()
+        assert pools.counts() == {"sandboxes": 5, "warm": 4, "waiting": 0}
+        pools.discard(sandbox)
+        await anyio.wait_all_tasks_blocked()
+        assert pools.counts() == {"sandboxes": 4, "warm": 4, "waiting": 0}
+        assert container_of(sandbox).destroyed
+
+
+async def test_a_warm_one_that_dies_is_replaced_before_anybody_gets_it() -> None:
+    engine = FakeEngine()
+    async with pooled(engine, warm=1) as pools:
+        first = engine.started[0]
+        first.runner.death = Death(1, False, "died")
+        first.stream.wake()
+        await anyio.wait_all_tasks_blocked()
+        assert first.destroyed
+        with anyio.fail_after(3):
+            sandbox = await take(pools)
+        assert sandbox.alive
+        assert container_of(sandbox) is not first
+
+
+async def test_warm_ones_that_die_at_once_are_not_made_in_a_hot_loop() -> None:
+    class Fragile(FakeEngine):
+        async def start(self, profile: Profile, *, deadline: float) -> FakeContainer:
+            container = await super().start(profile, deadline=deadline)
+            tasks.start_soon(self._end, container)
+            return container
+
+        async def _end(self, container: FakeContainer) -> None:
+            while not container.runner.sent:  # READY is on its way
+                await anyio.lowlevel.checkpoint()
+            while container.runner.sent:
+                await anyio.lowlevel.checkpoint()
+            await anyio.wait_all_tasks_blocked()
+            container.runner.death = Death(1, False, "fragile")
+            container.stream.wake()
+
+    engine = Fragile()
+    async with anyio.create_task_group() as tasks, pooled(engine, warm=1):
+        await anyio.sleep(0.3)
+        assert 1 <= len(engine.started) <= 2
+        tasks.cancel_scope.cancel()
+
+
+async def test_one_that_has_waited_too_long_is_not_handed_out() -> None:
+    """Its deadline would end a session that is younger than it."""
+    engine = FakeEngine()
+    async with pooled(engine, warm=1, shelf_life=0.0) as pools:
+        old = engine.started[0]
+        sandbox, warm = await pools.acquire(PYTHON, "p", silent)
+        assert not warm
+        assert container_of(sandbox) is not old
+        await anyio.wait_all_tasks_blocked()
+        assert old.destroyed
+
+
+async def test_those_that_have_waited_too_long_are_replaced() -> None:
+    engine = FakeEngine()
+    async with pooled(engine, warm=2, shelf_life=0.0) as pools:
+        old = list(engine.started)
+        pools.retire()
+        await anyio.wait_all_tasks_blocked()
+        assert all(container.destroyed for container in old)
+        assert pools.counts() == {"sandboxes": 2, "warm": 2, "waiting": 0}
+
+
+async def test_a_deadline_leaves_room_for_the_shelf_a_session_and_a_run() -> None:
+    engine = FakeEngine()
+    before = time.time()
+    async with pooled(engine, warm=1, session_ttl=1000.0, longest_run=300.0, shelf_life=50.0):
+        assert engine.started[0].deadline >= before + 1350
+
+
+# --- waiting
+
+
+async def test_principals_are_served_in_turn() -> None:
+    engine = FakeEngine()
+    async with anyio.create_task_group() as tasks, pooled(engine, sandboxes=1) as pools:
+        held = await take(pools)
+        callers = Callers(pools, tasks)
+        for principal in ("greedy", "greedy", "greedy", "modest"):
+            await callers.call(principal)
+        for _ in range(4):
+            pools.discard(held)
+            await anyio.wait_all_tasks_blocked()
+            held = callers.sandboxes[-1]
+        assert callers.served == ["greedy", "modest", "greedy", "greedy"]
+        assert callers.positions["modest"] == [2, 1]
+
+
+async def test_pools_are_served_in_turn_so_that_a_long_queue_starves_nobody() -> None:
+    engine = FakeEngine()
+    async with anyio.create_task_group() as tasks, pooled(engine, (PYTHON, NODE), sandboxes=1) as pools:
+        held = await take(pools)
+        callers = Callers(pools, tasks)
+        for _ in range(4):
+            await callers.call("many")
+        await callers.call("one", NODE)
+        for served in range(5):
+            pools.discard(held)
+            await anyio.wait_all_tasks_blocked()
+            assert len(callers.served) == served + 1
+            held = callers.sandboxes[-1]
+            await callers.call("many")
+        assert "one" in callers.served[:2]
+
+
+async def test_a_full_queue_is_busy_at_once() -> None:
+    async with anyio.create_task_group() as tasks, pooled(FakeEngine(), sandboxes=1, queue=1) as pools:
+        await take(pools)
+        callers = Callers(pools, tasks)
+        await callers.call("first")
+        with anyio.fail_after(0.5), pytest.raises(Busy) as busy:
+            await take(pools)
+        assert busy.value.retry_after >= 1
+        assert busy.value.retry_safe
+        assert pools.counts()["waiting"] == 1
+        tasks.cancel_scope.cancel()
+
+
+async def test_who_has_waited_long_enough_is_told_so() -> None:
+    async with pooled(FakeEngine(), sandboxes=1, queue_wait=0.05) as pools:
+        held = await take(pools)
+        with anyio.fail_after(2), pytest.raises(Busy):
+            await take(pools)
+        assert pools.counts()["waiting"] == 0
+        pools.discard(held)
+        await anyio.wait_all_tasks_blocked()
+        assert pools.counts()["sandboxes"] == 0
+
+
+async def test_a_caller_that_gives_up_loses_no_sandbox() -> None:
+    engine = FakeEngine()
+    engine.gate = anyio.Event()
+    async with anyio.create_task_group() as tasks, pooled(engine) as pools:
+        callers = Callers(pools, tasks)
+        scope = await callers.call("fickle")
+        scope.cancel()
+        await anyio.wait_all_tasks_blocked()
+        engine.gate.set()
+        await anyio.wait_all_tasks_blocked()
+        assert pools.counts() == {"sandboxes": 1, "warm": 1, "waiting": 0}
+        _, warm = await pools.acquire(PYTHON, "next", silent)
+        assert warm
+
+
+async def test_a_caller_cancelled_in_the_moment_of_being_served_loses_no_place() -> None:
+    engine = FakeEngine()
+    engine.gate = anyio.Event()
+    async with anyio.create_task_group() as tasks, pooled(engine, sandboxes=1, parallel_starts=1) as pools:
+        callers = Callers(pools, tasks)
+        scope = await callers.call("first")
+        scopes = iter([scope])
+
+        def served_soon(position: int) -> None:
+            if position == 1:  # the first has just left the queue and is about to be served
+                next(scopes).cancel()
+
+        async def second() -> None:
+            callers.sandboxes.append((await pools.acquire(PYTHON, "second", served_soon))[0])
+
+        tasks.start_soon(second)
+        await anyio.wait_all_tasks_blocked()
+        engine.gate.set()
+        with anyio.fail_after(2):
+            while not callers.sandboxes:
+                await anyio.wait_all_tasks_blocked()
+        assert callers.served == []
+        pools.discard(callers.sandboxes[0])
+        await anyio.wait_all_tasks_blocked()
+        assert pools.counts() == {"sandboxes": 0, "warm": 0, "waiting": 0}
+        assert engine.live == 0
+
+
+# --- room
+
+
+async def test_what_is_discarded_twice_frees_one_place() -> None:
+    engine = FakeEngine()
+    async with pooled(engine, sandboxes=2) as pools:
+        first, _ = await take(pools), await take(pools)
+        for _ in range(3):
+            pools.discard(first)
+        await anyio.wait_all_tasks_blocked()
+        assert pools.counts()["sandboxes"] == 1
+
+
+async def test_a_place_is_taken_until_its_container_is_really_gone() -> None:
+    engine = FakeEngine()
+    async with pooled(engine, sandboxes=1) as pools:
+        sandbox = await take(pools)
+        engine.down = True
+        pools.discard(sandbox)
+        await anyio.wait_all_tasks_blocked()
+        assert pools.counts()["sandboxes"] == engine.live == 1
+        engine.down = False
+        with anyio.fail_after(3):
+            await take(pools)
+        assert engine.live == 1
+
+
+async def test_an_idle_one_of_another_pool_makes_room() -> None:
+    engine = FakeEngine()
+    async with pooled(engine, (PYTHON, NODE), warm=1, sandboxes=2) as pools:
+        await take(pools)
+        with anyio.fail_after(2):
+            sandbox = await take(pools)
+        assert sandbox.profile == PYTHON
+        assert {c.profile.image for c in engine.started if not c.destroyed} == {"python"}
+
+
+async def test_as_many_idle_ones_go_as_a_large_one_needs() -> None:
+    engine = FakeEngine()
+    async with pooled(engine, (PYTHON, NODE, BIG), warm=2, memory=700 * MIB) as pools:
+        taken = [await take(pools, BIG)]
+        with anyio.fail_after(2):
+            taken.append(await take(pools, BIG))
+        assert sum(c.profile.limits.memory for c in engine.started if not c.destroyed) <= 700 * MIB
+
+
+async def test_one_that_could_never_fit_is_refused_at_once_and_costs_nobody_anything() -> None:
+    engine = FakeEngine()
+    async with pooled(engine, (PYTHON, HUGE), warm=1) as pools:
+        with anyio.fail_after(0.5), pytest.raises(LimitExceeded):
+            await take(pools, HUGE)
+        await anyio.wait_all_tasks_blocked()
+        assert pools.counts()["warm"] == 1
+        assert engine.destroyed == 0
+
+
+async def test_warm_ones_come_back_once_the_caller_who_needed_the_room_gives_up() -> None:
+    engine = FakeEngine()
+    async with pooled(engine, (PYTHON, BIG), warm=1, memory=350 * MIB, queue_wait=0.05) as pools:
+        held = await take(pools) if pools.counts()["warm"] else await take(pools, BIG)
+        wanted = BIG if held.profile == PYTHON else PYTHON
+        with pytest.raises(Busy):
+            await take(pools, wanted)
+        pools.discard(held)
+        await anyio.wait_all_tasks_blocked()
+        assert pools.counts()["warm"] == 1
+
+
+# --- an engine in trouble
+
+
+async def test_who_waits_learns_at_once_that_the_engine_is_down_and_it_recovers() -> None:
+    engine = FakeEngine()
+    engine.down = True
+    async with pooled(engine, warm=1) as pools:
+        for _ in range(3):
+            with anyio.fail_after(0.5), pytest.raises(EngineUnavailable):
+                await take(pools)
+        assert pools.last_error is not None
+        engine.down = False
+        with anyio.fail_after(0.5):
+            sandbox = await take(pools)
+        assert sandbox.alive
+        assert pools.last_error is None
+
+
+async def test_warm_ones_come_back_by_themselves() -> None:
+    engine = FakeEngine()
+    engine.fail_next(EngineUnavailable("a hiccup"))
+    async with pooled(engine, warm=1, parallel_starts=1) as pools:
+        assert pools.counts()["warm"] == 0
+        with anyio.fail_after(3):
+            while pools.counts()["warm"] == 0:
+                await anyio.wait_all_tasks_blocked()
+        assert pools.last_error is None
+
+
+async def test_each_waiter_gets_an_error_of_its_own() -> None:
+    """One that many raise would collect the frames, and the requests, of them all."""
+    engine = FakeEngine()
+    engine.gate = anyio.Event()
+    async with anyio.create_task_group() as tasks, pooled(engine, sandboxes=1) as pools:
+        callers = Callers(pools, tasks)
+        await callers.call("a")
+        await callers.call("b")
+        engine.fail_next(ConfigError("no image", hint="build it"))
+        engine.gate.set()
+        await anyio.wait_all_tasks_blocked()
+        first, second = callers.errors
+        assert isinstance(first, ConfigError)
+        assert isinstance(second, ConfigError)
+        assert (first.message, first.hint) == (second.message, second.hint) == ("no image", "build it")
+        assert first is not second
+
+
+async def test_one_pools_failure_is_not_hidden_by_anothers_success() -> None:
+    async with pooled(FakeEngine(), (replace(PYTHON, image="absent"), NODE), warm=1) as pools:
+        assert pools.counts()["warm"] == 1
+        assert isinstance(pools.last_error, ConfigError)
+
+
+async def test_a_bug_in_an_engine_is_an_error_and_not_the_end() -> None:
+    engine = FakeEngine()
+    engine.fail_next(KeyError("a bug"))
+    async with pooled(engine) as pools:
+        with anyio.fail_after(1), pytest.raises(EngineUnavailable) as failed:
+            await take(pools)
+        assert "KeyError" not in str(failed.value)
+        assert (await take(pools)).alive
+
+
+async def test_an_engine_that_hangs_in_a_start_is_unavailable() -> None:
+    engine = FakeEngine()
+    engine.gate = anyio.Event()
+    async with pooled(engine, start_seconds=0.05) as pools:
+        with anyio.fail_after(2), pytest.raises(EngineUnavailable):
+            await take(pools)
+        assert pools.counts() == {"sandboxes": 0, "warm": 0, "waiting": 0}
+        assert engine.waiting == 0
+
+
+async def test_a_start_that_fails_in_the_handshake_leaves_nothing() -> None:
+    class Deaf(FakeEngine):
+        async def start(self, profile: Profile, *, deadline: float) -> FakeContainer:
+            container = await super().start(profile, deadline=deadline)
+            container.runner.sent[:] = b"\xff" * 20
+            return container
+
+    engine = Deaf()
+    async with pooled(engine) as pools:
+        with anyio.fail_after(1), pytest.raises(EngineUnavailable):
+            await take(pools)
+        await anyio.wait_all_tasks_blocked()
+        assert pools.counts()["sandboxes"] == 0
+        assert len(engine.started) == 1
+        assert engine.live == 0
+
+
+async def test_stopping_tells_everybody_who_waits() -> None:
+    engine = FakeEngine()
+    engine.gate = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        async with pooled(engine) as pools:
+            callers = Callers(pools, tasks)
+            await callers.call("a")
+            await callers.call("b")
+        await anyio.wait_all_tasks_blocked()
+        assert [type(error) for error in callers.errors] == [EngineUnavailable] * 2
+        with pytest.raises(EngineUnavailable):
+            await take(pools)
+        assert engine.waiting == 0
+
+
+# --- anything at all
+
+
+class Watched(FakeEngine):
+    """Notes the most that existed at once, what is being started included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.starting: list[Profile] = []
+        self.most = 0
+        self.most_memory = 0
+
+    async def start(self, profile: Profile, *, deadline: float) -> FakeContainer:
+        self.starting.append(profile)
+        existing = [*self.starting, *(c.profile for c in self.host.containers.values())]
+        self.most = max(self.most, len(existing))
+        self.most_memory = max(self.most_memory, sum(each.limits.memory for each in existing))
+        try:
+            return await super().start(profile, deadline=deadline)
+        finally:
+            self.starting.remove(profile)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A caller: when it comes, how long it holds what it gets, and when it is cancelled, in steps."""
+
+    profile: Profile
+    principal: str
+    comes: int
+    holds: int
+    cancelled: int | None
+    dies: bool
+
+
+@dataclass
+class Story:
+    calls: list[Call]
+    failures: list[int]
+    warm: int
+    sandboxes: int
+    memory: int
+    deaths: list[int] = field(default_factory=list)
+
+
+CALLS = st.builds(
+    Call,
+    st.sampled_from([PYTHON, NODE, BIG]),
+    st.sampled_from("abc"),
+    st.integers(0, 30),
+    st.integers(0, 20),
+    st.none() | st.integers(0, 60),
+    st.booleans(),
+)
+STORIES = st.builds(
+    Story,
+    st.lists(CALLS, max_size=14),
+    st.lists(st.integers(0, 40), max_size=3),
+    st.integers(0, 2),
+    st.integers(1, 4),
+    st.integers(300, 700).map(lambda mib: mib * MIB),
+    st.lists(st.integers(0, 60), max_size=3),
+)
+
+
+async def steps(number: int) -> None:
+    for _ in range(number):
+        await anyio.lowlevel.checkpoint()
+
+
+async def play(story: Story) -> None:
+    engine = Watched()
+    handed_out: list[Sandbox] = []
+    sizing = {"warm": story.warm, "sandboxes": story.sandboxes, "memory": story.memory}
+
+    async def live(call: Call) -> None:
+        await steps(call.comes)
+        sandbox: Sandbox | None = None
+        try:
+            sandbox = await take(pools, call.profile, call.principal)
+            assert sandbox.alive
+            assert sandbox.profile == call.profile
+            handed_out.append(sandbox)
+            if call.dies:
+                container_of(sandbox).runner.death = Death(1, False, "died")
+                container_of(sandbox).stream.wake()
+            await steps(call.holds)
+        except EngineUnavailable:
+            assert story.failures
+        finally:
+            if sandbox:
+                pools.discard(sandbox)
+                pools.discard(sandbox)
+
+    async def cancel(after: int, scope: anyio.CancelScope) -> None:
+        await steps(after)
+        scope.cancel()
+
+    async def call(each: Call) -> None:
+        async with anyio.create_task_group() as both:
+            if each.cancelled is not None:
+                both.start_soon(cancel, each.cancelled, both.cancel_scope)
+            await live(each)
+            both.cancel_scope.cancel()
+
+    async def later(after: int, act: Callable[[], None]) -> None:
+        await steps(after)
+        act()
+
+    def kill_one() -> None:
+        for container in engine.host.containers.values():
+            container.runner.death = container.runner.death or Death(1, False, "killed")
+            container.stream.wake()
+            return
+
+    with anyio.fail_after(20):
+        async with pooled(engine, (PYTHON, NODE, BIG), queue=100, queue_wait=15, **sizing) as pools:
+            async with anyio.create_task_group() as tasks:
+                for each in story.calls:
+                    tasks.start_soon(call, each)
+                for after in story.failures:
+                    tasks.start_soon(later, after, lambda: engine.fail_next(EngineUnavailable("a hiccup")))
+                for after in story.deaths if not any(c.dies for c in story.calls) else []:
+                    tasks.start_soon(later, after, kill_one)
+            await anyio.wait_all_tasks_blocked()
+            counts = pools.counts()
+            assert counts["waiting"] == 0
+            assert counts["sandboxes"] == counts["warm"] == engine.live
+    assert len(set(handed_out)) == len(handed_out)
+    assert engine.most <= story.sandboxes
+    assert engine.most_memory <= story.memory
+
+
+@settings(max_examples=60, deadline=None)
+@given(STORIES)
+def test_whatever_callers_and_the_engine_do(story: Story) -> None:
+    """Never too many at once, never one for two, and at the end every place is accounted for."""
+    anyio.run(play, story)
