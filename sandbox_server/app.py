@@ -89,7 +89,12 @@ async def serve(settings: Settings) -> None:
             await serve_stdio(server, stack.manager)
         else:
             http = HttpSettings(host=settings.endpoint.host, port=settings.endpoint.port)
-            await serve_http(server, http, on_ready=lambda url: log.info("listening", url=f"{url}/mcp"))
+            await serve_http(
+                server,
+                http,
+                on_ready=lambda url: log.info("listening", url=f"{url}/mcp"),
+                health=stack.manager.health,
+            )
     log.info("stopped")
 
 

@@ -5,6 +5,9 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$ROOT"
 
+# The official conformance suite and the Inspector come from npm.
+command -v npm >/dev/null || apt_install npm || die "npm could not be installed (above)" "install Node.js with npm"
+
 DIR=/var/lib/sandbox-gvisor
 LOCK="${TMPDIR:-/tmp}/sandbox-gvisor-$(id -u).lock"
 RESULTS="$(mktemp)"

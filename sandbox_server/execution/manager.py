@@ -93,14 +93,14 @@ class Manager:
             _log.exception("sandboxes may be left for the next start to sweep")
 
     async def _housekeeping(self) -> None:
-        """Sweep what an earlier boot left, then reap for ever."""
+        """Sweep what earlier boots left and reap, for ever: an engine may finish a container that
+        a killed server had asked for after the next server's first sweep."""
         while True:
             try:
-                if not self._swept:
-                    removed = await self._engine.sweep()
-                    self._swept = True
-                    if removed:
-                        _log.warning("removed %d sandboxes that an earlier run of this server left", removed)
+                removed = await self._engine.sweep()
+                self._swept = True
+                if removed:
+                    _log.warning("removed %d sandboxes that an earlier run of this server left", removed)
                 reaped = await self._engine.reap(now=time.time())
                 if reaped:
                     _log.error("reaped %d sandboxes that nobody owned", reaped)
@@ -141,11 +141,10 @@ class Manager:
             self._pools.discard(sandbox)
 
     async def health(self) -> dict[str, object]:
-        """The state of the engine and the pools; never raises, never waits for the engine."""
+        """The state of the engine and the pools, without a secret; never waits for the engine."""
         error = self._pools.last_error
         return {
             "engine": "ok" if error is None else error.code,
-            **({"engine_message": error.message} if error else {}),
             "sessions": len(self._sessions),
             **self._pools.counts(),
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -48,8 +48,11 @@ class HttpSettings:
     shutdown_grace: float = 1.0
 
 
-def http_app(server: SandboxMcpServer, settings: HttpSettings) -> Starlette:
-    """The ASGI application. Its lifespan runs the server's; it can be entered once."""
+Health = Callable[[], Awaitable[Mapping[str, object]]]
+
+
+def http_app(server: SandboxMcpServer, settings: HttpSettings, health: Health | None = None) -> Starlette:
+    """The ASGI application. `health` adds its facts to `/healthz`, which anybody may read. Its lifespan runs the server's; it can be entered once."""
     security = transport_security(settings)
     app = server.streamable_http_app(
         # SSE, also for short answers: in JSON mode a client that goes away cancels nothing.
@@ -59,7 +62,7 @@ def http_app(server: SandboxMcpServer, settings: HttpSettings) -> Starlette:
         max_request_body_size=settings.max_body,
         session_idle_timeout=settings.session_idle,
         max_sessions=settings.max_sessions,
-        custom_starlette_routes=[_health_route(server.version)],
+        custom_starlette_routes=[_health_route(server.version, health)],
     )
     limited = server.session_manager.asgi_app
     limited.app = SurrogateAnswers(limited.app, security)
@@ -67,7 +70,11 @@ def http_app(server: SandboxMcpServer, settings: HttpSettings) -> Starlette:
 
 
 async def serve_http(
-    server: SandboxMcpServer, settings: HttpSettings, *, on_ready: Callable[[str], None] | None = None
+    server: SandboxMcpServer,
+    settings: HttpSettings,
+    *,
+    on_ready: Callable[[str], None] | None = None,
+    health: Health | None = None,
 ) -> None:
     """Serve until cancelled, then stop gracefully: no new connections, `shutdown_grace` for
     calls under way, every session closed. `on_ready` gets the base URL once clients can connect.
@@ -75,7 +82,7 @@ async def serve_http(
     Signals are the caller's. Raises ConfigError if it can't listen there.
     """
     listener = _listen(settings)
-    app = http_app(server, settings)
+    app = http_app(server, settings, health)
     requests = InFlight(app)
     async with anyio.create_task_group() as tasks:
         with listener, anyio.CancelScope(shield=True):
@@ -166,11 +173,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _health_route(version: str) -> Route:
-    async def health(_: Request) -> Response:
-        return JSONResponse({"status": "ok", "version": version})
+def _health_route(version: str, health: Health | None) -> Route:
+    async def answer(_: Request) -> Response:
+        facts = await health() if health else {}
+        return JSONResponse({"status": "ok", "version": version, **facts})
 
-    return Route("/healthz", health, methods=["GET"])
+    return Route("/healthz", answer, methods=["GET"])
 
 
 def _listen(settings: HttpSettings) -> socket.socket:
