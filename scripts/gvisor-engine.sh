@@ -67,7 +67,9 @@ start() {
         configure
         spawn containerd containerd --config "$DIR/containerd.toml"
         wait_for_socket "$DIR/containerd.sock" || fail containerd
-        spawn dockerd dockerd --config-file "$DIR/daemon.json" --host "$HOST" --group "$(id -gn)" \
+        # In a network namespace of its own: a dockerd without a bridge deletes any docker0 that it sees, and
+        # that one is the machine's own engine's. Sandboxes have no network anyway.
+        spawn dockerd unshare --net dockerd --config-file "$DIR/daemon.json" --host "$HOST" --group "$(id -gn)" \
             --data-root "$DIR/data" --exec-root "$DIR/exec" --pidfile "$DIR/docker.pid" \
             --containerd "$DIR/containerd.sock" --bridge=none --iptables=false
         wait_for_engine 60 "$HOST" || fail dockerd
