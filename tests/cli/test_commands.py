@@ -122,7 +122,8 @@ def test_http_is_served_until_a_signal_and_logs_go_to_stderr(deployment: Deploym
             url = next(line["url"] for line in lines if line["event"] == "listening")
             assert url.endswith("/mcp")
             with urllib.request.urlopen(url.removesuffix("/mcp") + "/healthz", timeout=10) as answer:
-                assert json.load(answer)["status"] == "ok"
+                health = json.load(answer)
+            assert (health["status"], health["engine"]) == ("ok", "ok")
             server.send_signal(signal.SIGTERM)
             assert server.wait(20) == 0
             assert server.stdout.read() == ""
