@@ -1,0 +1,47 @@
+"""Fixtures of the hostile programs: one manager for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from uuid import uuid4
+
+import pytest
+
+from sandbox_server.execution.models import RunResult
+from tests.hostile.lab import Lab, open_lab
+
+Run = Callable[..., Awaitable[RunResult]]
+
+
+@pytest.fixture(scope="package")
+async def lab(anyio_backend: str) -> AsyncIterator[Lab]:
+    async with open_lab() as lab:
+        yield lab
+
+
+@pytest.fixture
+def run(lab: Lab) -> Run:
+    """Run a program in a sandbox of its own."""
+    return lab.run
+
+
+@pytest.fixture
+async def cell(lab: Lab) -> AsyncIterator[Run]:
+    """Run programs one after another in one session."""
+    connection = uuid4().hex
+    yield partial(lab.run, connection=connection)
+    await lab.manager.close_connection(connection)
+
+
+@pytest.fixture(scope="package")
+async def probe(lab: Lab) -> AsyncIterator[Run]:
+    """Run harmless questions in one sandbox that all tests share."""
+    yield partial(lab.run, connection="probe")
+    await lab.manager.close_connection("probe")
+
+
+@pytest.fixture
+def mark() -> str:
+    """A name for a process by which the host finds it again, and nothing else."""
+    return f"h{uuid4().hex[:12]}"
