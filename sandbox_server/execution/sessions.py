@@ -99,6 +99,11 @@ class Sessions:
     def __len__(self) -> int:
         return sum(1 for session in self._sessions.values() if session.sandbox or session.opening)
 
+    @property
+    def held(self) -> int:
+        """How many are remembered, with or without a sandbox."""
+        return len(self._sessions)
+
     def of(self, connection: str, profile: Profile) -> Session:
         """The session of a connection for a profile; made, without a sandbox yet, if need be."""
         session = self._sessions.get((connection, profile))
