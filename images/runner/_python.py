@@ -34,8 +34,8 @@ CELL_FDS = ("code", "stdin", "stdout", "stderr", "side")
 
 
 def pack(request):
-    """What a cell needs of a run request, as bytes."""
-    return json.dumps({key: request[key] for key in ("code", "args", "file")}).encode()
+    """A run request as `serve_cells` takes it, as bytes."""
+    return json.dumps(request).encode()
 
 
 def run_once(request, fds):
@@ -47,10 +47,14 @@ def run_once(request, fds):
     _finish(code)
 
 
-def serve_cells(control):
-    """Run cells from the control socket (a descriptor) until it closes."""
+def serve_cells(control, become):
+    """Run cells from the control socket (a descriptor) until it closes.
+
+    A request without `keep`, which can only be the first, is no cell: this process becomes its program
+    by `become(request, fds)`, which does not return."""
     processes.adopt((os.open("/dev/null", os.O_RDWR),) * 3, keep=(control,))
     channel = socket.socket(fileno=control)
+    _rehearse()
     shell = None
     reserve = ()
     myself = os.getpid()
@@ -63,6 +67,9 @@ def serve_cells(control):
         code_fd, *streams = fds
         with open(code_fd, "rb") as file:
             cell = json.loads(file.read())
+        if not cell.get("keep"):
+            become(cell, streams)
+            return
         side = streams.pop()
         for target, fd in enumerate(streams):
             os.dup2(fd, target)
@@ -79,6 +86,14 @@ def serve_cells(control):
             os._exit(code)  # a fork that the cell has made ends with it
         _detach(side)
         channel.send(str(code).encode())
+
+
+def _rehearse():
+    """Do once, for nobody, what every program needs: what a fork shares is copied when it is first written,
+    and that is better done before anybody waits."""
+    _open_streams()
+    eval(compile(ast.parse("print(1)", "main.py"), "main.py", "exec", TOP_LEVEL_AWAIT), {})
+    _flush()
 
 
 def _side_channel(fd):

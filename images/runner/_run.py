@@ -15,16 +15,18 @@ DRAIN_LIMIT = 4 * 1024 * 1024
 
 
 class Interpreter:
-    """A kept Python child: it takes cells over a socket and says when each is done."""
+    """A kept Python child: it takes cells over a socket and says when each is done.
+
+    One that has taken nothing yet can also become the program of a run that is not kept."""
 
     def __init__(self, fork):
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self.pid = fork(lambda: python.serve_cells(theirs.detach()))
+            self.pid = fork(lambda: python.serve_cells(theirs.detach(), _become))
         self.control.setblocking(False)
 
     def run(self, cell, fds):
-        """Send the cell (bytes) and the descriptors that are its stdin, stdout, stderr and side.
+        """Send the request (bytes) and the descriptors that are its stdin, stdout, stderr and side.
 
         Raises OSError if the interpreter has closed or filled its socket."""
         self._forget_reports()
@@ -83,8 +85,8 @@ class Run:
         try:
             if self.keep:
                 self._start_cell(theirs)
-            else:
-                self.pid = self.supervisor.fork(lambda: self._in_child(theirs))
+            elif not self._hand_over(theirs):
+                self.pid = self.supervisor.fork(lambda: _become(self.request, theirs))
         finally:
             for fd in theirs:
                 os.close(fd)
@@ -118,17 +120,24 @@ class Run:
 
     def _kept_interpreter(self):
         if self.supervisor.interpreter is None:
-            self.supervisor.interpreter = Interpreter(self.supervisor.fork)
+            ahead = self.supervisor.take_ahead()
+            self.supervisor.interpreter = ahead or Interpreter(self.supervisor.fork)
             self.fresh = True
         return self.supervisor.interpreter
 
-    def _in_child(self, theirs):
-        if self.cpu_limit:
-            processes.limit_cpu(self.cpu_limit)
-        if self.request["mode"] == "fork":
-            python.run_once(self.request, theirs)
-        else:
-            _execute(self.request, theirs)
+    def _hand_over(self, theirs):
+        """Let the process that was forked ahead, if there still is one, become this run's."""
+        ahead = self.supervisor.take_ahead()
+        if ahead is None:
+            return False
+        try:
+            ahead.run(python.pack(self.request), theirs)
+        except OSError:
+            return False  # it has ended, or ends now that its socket closes
+        finally:
+            ahead.close()
+        self.pid = ahead.pid
+        return True
 
     # --- while it runs
 
@@ -286,6 +295,16 @@ class Run:
             return None
         interpreter = self.supervisor.interpreter
         return "kept" if interpreter and interpreter.pid == self.pid else "gone"
+
+
+def _become(request, theirs):
+    """In a child: be the program of a run that is not kept."""
+    if request.get("cpu"):
+        processes.limit_cpu(request["cpu"])
+    if request["mode"] == "fork":
+        python.run_once(request, theirs)
+    else:
+        _execute(request, theirs)
 
 
 def _decode(status):

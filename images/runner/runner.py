@@ -22,7 +22,8 @@ Channel 0 is control; the host numbers the others and never uses a number twice.
      5 CREDIT n amount:u32                           5 CREDIT n amount:u32
      6 CANCEL n kill it now                         21 CLOSE  n {...}, exactly one, the channel's last
 
-HELLO comes first; SETUP answers it; READY follows once the preload is imported.
+HELLO comes first; SETUP answers it; READY follows once the preload is imported and the process of
+the first run is forked.
 Flow control: each direction of a channel starts with a window of 256 KiB for DATA, or for
 STDOUT, STDERR and SIDE together; CREDIT enlarges it. Who has no credit left does not send,
 which holds the program back through its full pipe. Frames from the runner are at most 64 KiB.
@@ -65,7 +66,7 @@ import _accounting as accounting
 import _files as files
 import _processes as processes
 import _wire as wire
-from _run import Run
+from _run import Interpreter, Run
 
 CPU_CHECK_MS = 50
 OUT_HIGH_WATER = 1024 * 1024
@@ -86,6 +87,7 @@ class Supervisor:
         self.channels = {}
         self.run = None
         self.interpreter = None
+        self.ahead = None
         self.statuses = {}
         self.poll.register(wire_in, select.POLLIN)
         self.poll.register(self.wake, select.POLLIN)
@@ -131,6 +133,8 @@ class Supervisor:
         for pid, status, _rusage in ended:
             if self.interpreter and pid == self.interpreter.pid:
                 self.drop_interpreter()
+            if self.ahead and pid == self.ahead.pid:
+                self.take_ahead().close()
             if any(channel.claims(pid) for channel in self.channels.values()):
                 self.statuses[pid] = status
 
@@ -162,6 +166,7 @@ class Supervisor:
         processes.clear_preload_traces()
         gc.collect()
         gc.freeze()
+        self._fork_ahead()
         self.out.send_json(
             wire.READY,
             0,
@@ -173,6 +178,19 @@ class Supervisor:
                 "uid": os.getuid(),
             },
         )
+
+    def _fork_ahead(self):
+        """Make the process of the first run now, while nobody waits: a fork takes longer the more was
+        preloaded. It is gone or taken before any program runs, so none can meddle with it."""
+        try:
+            self.ahead = Interpreter(processes.fork)
+        except OSError:
+            pass  # then the first run forks for itself, and says it if that fails too
+
+    def take_ahead(self):
+        """The process that was forked ahead, once; or None."""
+        ahead, self.ahead = self.ahead, None
+        return ahead
 
     def _open(self, number, request):
         op = request["op"]
