@@ -27,7 +27,8 @@ class ScriptedRunner:
     """Sans I/O: `feed` takes what the host sends, `sent` holds what is to be received.
 
     After `death` is set nothing more is sent. `files` are what was written, by path.
-    While `stalled`, whoever writes a file takes nothing and gives no credit.
+    While `stalled`, whoever writes a file takes nothing and gives no credit. Writing a file
+    ends it with `die_on_write`, if set. `ran` counts the runs.
     """
 
     def __init__(self) -> None:
@@ -39,6 +40,8 @@ class ScriptedRunner:
         """What the kept interpreter remembers; None: there is none."""
         self.running: _Run | None = None
         self.stalled = False
+        self.die_on_write: Death | None = None
+        self.ran = 0
         self._channels: dict[int, _Run | _Write] = {}
         self._decoder = wire.Decoder(wire.MAX_FROM_HOST)
         self.send_json(Type.HELLO, 0, {"protocol": wire.PROTOCOL_VERSION})
@@ -63,9 +66,12 @@ class ScriptedRunner:
         match request["op"]:
             case "ping":
                 self.close(number, {"ok": True})
+            case "write" if self.die_on_write is not None:
+                self.death = self.die_on_write
             case "write":
                 self._channels[number] = _Write(self, number, request["path"])
             case "run" if self.running is None:
+                self.ran += 1
                 run = _Run(self, number, request)
                 self.running = self._channels[number] = run
                 run.step()

@@ -22,10 +22,11 @@ SMALL = SandboxLimits(memory=100 * MIB)
 PYTHON = Profile("python", SMALL)
 NODE = Profile("node", SMALL)
 SHELL = Profile("shell", SMALL)
+DEFAULTS = RunLimits(output_total=MIB)
 GRANTS = {
-    "python": Grant(LANGUAGES["python"], PYTHON),
-    "javascript": Grant(LANGUAGES["javascript"], NODE),
-    "bash": Grant(LANGUAGES["bash"], SHELL),
+    "python": Grant(LANGUAGES["python"], PYTHON, DEFAULTS),
+    "javascript": Grant(LANGUAGES["javascript"], NODE, DEFAULTS),
+    "bash": Grant(LANGUAGES["bash"], SHELL, DEFAULTS),
 }
 SIZING = Sizing(
     warm=0,
