@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from socket import SHUT_RDWR
 from typing import Any
 
 import anyio
-from anyio.abc import ByteStream, SocketStream
+import anyio.lowlevel
+from anyio.abc import ByteStream, SocketAttribute, SocketStream
 
 from sandbox_server.engines.docker.client import engine_down, engine_silent, sanitise
 from sandbox_server.errors import ConfigError, EngineUnavailable
@@ -62,6 +65,11 @@ class AttachStream(ByteStream):
 
     async def aclose(self) -> None:
         """Detach. The engine then ends the container's stdin."""
+        # A reader that waits is woken by the end of the stream before the socket closes: closing under it
+        # at the moment when data comes makes anyio answer it twice, an error in the event loop.
+        with suppress(OSError):
+            self._socket.extra(SocketAttribute.raw_socket).shutdown(SHUT_RDWR)
+        await anyio.lowlevel.cancel_shielded_checkpoint()
         await self._socket.aclose()
 
     @property

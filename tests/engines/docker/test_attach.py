@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio.abc import SocketStream, UNIXSocketStream
 from hypothesis import given
@@ -124,3 +126,28 @@ async def test_an_engine_that_says_nothing_is_given_up(tmp_path: Path) -> None:
     async with await anyio.create_unix_listener(tmp_path / "s"):
         with anyio.fail_after(5), pytest.raises(EngineUnavailable, match="in time"):
             await attach(f"unix://{tmp_path}/s", "1.41", "c" * 64, timeout=0.05)
+
+
+async def test_closing_at_the_moment_when_data_comes_is_no_error_in_the_event_loop() -> None:
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    ours, theirs = socket.socketpair()
+    stream = AttachStream(await UNIXSocketStream.from_socket(ours))
+    try:
+        with theirs, anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+
+                async def read() -> None:
+                    with pytest.raises((anyio.ClosedResourceError, anyio.EndOfStream)):
+                        while True:
+                            await stream.receive()
+
+                tasks.start_soon(read)
+                await anyio.wait_all_tasks_blocked()
+                theirs.send(HEADER.pack(1, 4) + b"data")
+                # The loop now learns of the data in the very turn in which the stream is closed.
+                await anyio.lowlevel.checkpoint()
+                await anyio.aclose_forcefully(stream)
+        assert errors == []
+    finally:
+        asyncio.get_running_loop().set_exception_handler(None)
