@@ -61,8 +61,8 @@ def serve_cells(control, become):
     while True:
         for fd in reserve:
             os.close(fd)
-        message, fds, _flags, _address = socket.recv_fds(channel, 16, len(CELL_FDS))
-        if not message:
+        token, fds, _flags, _address = socket.recv_fds(channel, 64, len(CELL_FDS))
+        if not token:
             os._exit(0)
         code_fd, *streams = fds
         with open(code_fd, "rb") as file:
@@ -85,7 +85,7 @@ def serve_cells(control, become):
         if os.getpid() != myself:
             os._exit(code)  # a fork that the cell has made ends with it
         _detach(side)
-        channel.send(str(code).encode())
+        channel.send(b"%s %d" % (token, code))
 
 
 def _rehearse():

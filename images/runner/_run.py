@@ -29,24 +29,17 @@ class Interpreter:
         """Send the request (bytes) and the descriptors that are its stdin, stdout, stderr and side.
 
         Raises OSError if the interpreter has closed or filled its socket."""
-        self._forget_reports()
+        # Comes back in the cell's report: an earlier cell may have sent more than its own one.
+        self.token = os.urandom(8).hex().encode()
         # The code may be larger than a socket message, so it travels as a file of its own.
         code = os.memfd_create("cell", os.MFD_CLOEXEC)
         try:
             os.write(code, cell)
             os.lseek(code, 0, os.SEEK_SET)
-            socket.send_fds(self.control, [b"cell"], [code, *fds])
+            socket.send_fds(self.control, [self.token], [code, *fds])
         finally:
             os.close(code)
         os.kill(self.pid, signal.SIGCONT)
-
-    def _forget_reports(self):
-        """An earlier cell may have sent more than its one report: they say nothing of the next."""
-        try:
-            while self.control.recv(64):
-                pass
-        except BlockingIOError:
-            pass
 
     def close(self):
         self.control.close()
@@ -212,18 +205,23 @@ class Run:
         os.close(fd)
 
     def _on_cell_done(self, fd):
+        interpreter = self.supervisor.interpreter
         try:
-            report = self.supervisor.interpreter.control.recv(64)
+            report = interpreter.control.recv(64)
         except BlockingIOError:
             return
         except ConnectionResetError:
             report = b""
-        self.supervisor.ignore(fd)
-        if report and not self.finished:
-            # Nothing keeps the program from writing to this socket: any bytes must make sense.
-            self.status = (int(report) & 0xFF if report.isdigit() else 1) << 8
+        if not report:
+            # The interpreter died, and its exit status will tell.
+            self.supervisor.ignore(fd)
+            return
+        # Nothing keeps the program from writing to this socket: any bytes must make sense.
+        token, _, code = report.partition(b" ")
+        if token == interpreter.token and not self.finished:
+            self.supervisor.ignore(fd)
+            self.status = (int(code) & 0xFF if code.isdigit() else 1) << 8
             self._end()
-        # An empty report: the interpreter died, and its exit status will tell.
 
     def _stop(self, cause):
         self.cause = cause
