@@ -17,7 +17,7 @@ from rich.console import Console
 from bench import calls, machine, memory, peer, rates, stops, streams
 from bench.context import Bench
 from bench.dockerapi import DockerApi
-from bench.raw import Raw
+from bench.raw import Raw, sweep
 from bench.report import Report, compare
 from bench.server import instance_ids, write_policy
 
@@ -82,7 +82,7 @@ def _measure(names: list[str], *, quick: bool) -> Report:
         try:
             anyio.run(partial(_run_all, bench, names))
         finally:
-            left = raw.sweep() + _sweep(bench)
+            left = sum(sweep(instance) for instance in (raw.instance, *instance_ids(bench.directory)))
         bench.remarks.append(f"containers that an orderly stop left behind: {left}")
         return Report(facts, bench.rows, time.monotonic() - begin, quick, bench.remarks)
 
@@ -90,15 +90,6 @@ def _measure(names: list[str], *, quick: bool) -> Report:
 async def _run_all(bench: Bench, names: list[str]) -> None:
     for name in names:
         await MEASUREMENTS[name](bench)
-
-
-def _sweep(bench: Bench) -> int:
-    """What the servers left, if anything. A kept connection may be half-way through an answer: a new one."""
-    api = DockerApi()
-    left = [each for id in instance_ids(bench.directory) for each in api.labelled(f"sbx.instance={id}")]
-    for container in left:
-        api.remove(container)
-    return len(left)
 
 
 def _say(what: str) -> None:

@@ -55,12 +55,14 @@ class DockerApi:
     def remove(self, container: str) -> None:
         self.json("DELETE", f"/containers/{container}?force=1&v=1")
 
-    def inspect(self, container: str) -> Any:
-        return self.json("GET", f"/containers/{container}/json")
-
-    def processes(self, container: str) -> list[list[str]]:
-        """One row per process that runs in it."""
-        return list(self.json("GET", f"/containers/{container}/top")["Processes"])
+    def pids(self, container: str) -> list[int]:
+        """Every process in it, by the host's numbers; none if it has ended meanwhile."""
+        try:
+            answer = self.json("GET", f"/containers/{container}/top")
+        except RuntimeError:
+            return []
+        column = answer["Titles"].index("PID")
+        return [int(process[column]) for process in answer["Processes"]]
 
     def labelled(self, label: str, *, running: bool = False) -> list[str]:
         filters: dict[str, list[str]] = {"label": [label]}

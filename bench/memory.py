@@ -27,13 +27,13 @@ async def measure(bench: Bench) -> None:
 
 
 async def _plain(bench: Bench) -> None:
-    bench.say(f"memory: idle runners and {SESSIONS} sessions")
+    bench.say(f"memory: idle sandboxes and {SESSIONS} sessions")
     async with http_server(bench.directory, "memory", warm=2) as server:
         async with http_client(server, session=False) as client:
             for _ in range(3):
                 await run_code(client, "print(1)")
         await server.quiet(bench.api, settle=0.5)
-        idle = _runners(bench, server)
+        idle = _idle_memory(bench, server)
         base = server.memory()
         async with AsyncExitStack() as stack:
             for _ in range(SESSIONS):
@@ -41,7 +41,7 @@ async def _plain(bench: Bench) -> None:
                 await run_code(client, "x = 1")
             grown = server.memory() - base
     bench.rows += [
-        _memory_row("idle warm runner, PSS", idle, bound=25.0, target="<= 25 MiB"),
+        _memory_row("idle warm sandbox, PSS", idle, bound=25.0, target="<= 25 MiB"),
         Row(
             "server RSS per 100 live sessions",
             "MiB",
@@ -64,7 +64,7 @@ async def _preloaded(bench: Bench) -> None:
         http_client(server, session=False) as client,
     ):
         await server.quiet(bench.api, settle=2.5)
-        idle = _runners(bench, server)
+        idle = _idle_memory(bench, server)
         await run_code(client, "print(1)")
         for _ in range(bench.times(8, 2)):
             await server.quiet(bench.api, settle=2.0)
@@ -75,7 +75,7 @@ async def _preloaded(bench: Bench) -> None:
                 imports.add(float(result["stdout"]) / 1e6)
                 fresh.add(mine.p50)
     bench.rows += [
-        _memory_row("idle warm runner, preloaded, PSS", idle, bound=120.0, target="<= 120 MiB"),
+        _memory_row("idle warm sandbox, preloaded, PSS", idle, bound=120.0, target="<= 120 MiB"),
         Row.of(
             "import pandas in a run, preloaded",
             imports,
@@ -94,11 +94,11 @@ async def _preloaded(bench: Bench) -> None:
     ]
 
 
-def _runners(bench: Bench, server: Server) -> Samples:
-    """Bytes, one per runner. The engine's pid of a container is its runner's."""
+def _idle_memory(bench: Bench, server: Server) -> Samples:
+    """Bytes, one per waiting sandbox: the runner and what it has forked ahead."""
     found = Samples()
     for container in server.containers(bench.api, running=True):
-        found.add(process_memory(bench.api.inspect(container)["State"]["Pid"]))
+        found.add(sum(process_memory(pid) for pid in bench.api.pids(container)))
     return found
 
 

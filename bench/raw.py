@@ -7,7 +7,6 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,6 @@ from sandbox_server.wire import Type
 FIRST_UID = 10400
 LARGE = 100 * 1000 * 1000
 _CHUNK = 64 * 1024
-
-
-@dataclass
-class Phases:
-    """Seconds of each step of one container after the other."""
-
-    create: Samples = field(default_factory=Samples)
-    start: Samples = field(default_factory=Samples)
-    remove: Samples = field(default_factory=Samples)
 
 
 class Raw:
@@ -64,28 +54,47 @@ class Raw:
             cgroup_version=version,
         )
 
-    def one(self, api: DockerApi, phases: Phases | None = None) -> None:
-        """Create, start, remove."""
+    def phases(self) -> tuple[float, float, float]:
+        """Seconds to create, to start and to remove one container."""
+        begin = time.perf_counter()
+        container = self.api.create(self.payload(), labels.new_name())
+        try:
+            created = time.perf_counter()
+            self.api.start(container)
+            started = time.perf_counter()
+        finally:
+            self.api.remove(container)
+        return created - begin, started - created, time.perf_counter() - started
+
+    def first_run(self, api: DockerApi) -> float:
+        """Seconds from nothing to the end of the first run: create, attach, start, handshake, run."""
         begin = time.perf_counter()
         container = api.create(self.payload(), labels.new_name())
         try:
-            created = time.perf_counter()
+            runner = Runner(api.attach(container))
             api.start(container)
-            started = time.perf_counter()
+            runner.greet()
+            runner.run("print(1)")
+            taken = time.perf_counter() - begin
+            runner.close()
         finally:
             api.remove(container)
-        if phases:
-            phases.create.add(created - begin)
-            phases.start.add(started - created)
-            phases.remove.add(time.perf_counter() - started)
+        return taken
 
-    def rate(self, concurrency: int, total: int) -> float:
-        """Containers created, started and removed per second."""
+    def rate(self, concurrency: int, total: int, *, run: bool = False) -> float:
+        """Containers created, started and removed per second; with `run`, one run in each."""
 
         def work(count: int) -> None:
             api = DockerApi()
             for _ in range(count):
-                self.one(api)
+                if run:
+                    self.first_run(api)
+                else:
+                    container = api.create(self.payload(), labels.new_name())
+                    try:
+                        api.start(container)
+                    finally:
+                        api.remove(container)
             api.close()
 
         share = -(-total // concurrency)
@@ -94,21 +103,6 @@ class Raw:
             for done in [threads.submit(work, share) for _ in range(concurrency)]:
                 done.result()
         return share * concurrency / (time.perf_counter() - begin)
-
-    def first_run(self) -> float:
-        """Seconds from nothing to the end of the first run: create, attach, start, handshake, run."""
-        begin = time.perf_counter()
-        container = self.api.create(self.payload(), labels.new_name())
-        try:
-            runner = Runner(self.api.attach(container))
-            self.api.start(container)
-            runner.greet()
-            runner.run("print(1)")
-            taken = time.perf_counter() - begin
-            runner.close()
-        finally:
-            self.api.remove(container)
-        return taken
 
     def docker_run(self) -> float:
         """Seconds of what one would type: `docker run --rm IMAGE python3 -c 'print(1)'`."""
@@ -150,13 +144,19 @@ class Raw:
         payload |= {"Entrypoint": ["/bin/sh", "-c", script], "StdinOnce": False}
         return _Bare(self.api, payload)
 
-    def sweep(self) -> int:
-        """Remove whatever is left of ours; returns how many there were."""
-        left = self.api.labelled(f"{labels.INSTANCE}={self.instance}")
-        for container in left:
-            with suppress(RuntimeError):
-                self.api.remove(container)
-        return len(left)
+
+def sweep(instance: str) -> int:
+    """Remove the containers of an instance that is gone, and its control group; returns how many."""
+    api = DockerApi()  # not a kept connection: that may have been cut off half-way through an answer
+    left = api.labelled(f"{labels.INSTANCE}={instance}")
+    for container in left:
+        with suppress(RuntimeError):
+            api.remove(container)
+    # The engine makes an instance's control group and never removes it.
+    for group in Path("/sys/fs/cgroup").glob(f"**/sbx-{instance}"):
+        with suppress(OSError):
+            group.rmdir()
+    return len(left)
 
 
 class _Bare:
@@ -182,22 +182,15 @@ class Runner:
     def __init__(self, stream: Attached) -> None:
         self._stream = stream
         self._decoder = wire.Decoder()
-        self._number = 0
 
     def greet(self) -> None:
         self._until(Type.HELLO)
         self._stream.send(wire.encode_json(Type.SETUP, 0, {"preload": []}))
         self._until(Type.READY)
 
-    def ping(self) -> None:
-        self._open({"op": "ping"})
-
     def run(self, code: str) -> None:
-        self._open({"op": "run", "mode": "fork", "file": "main.py", "argv": [], "code": code, "args": []})
-
-    def _open(self, request: dict[str, Any]) -> None:
-        self._number += 1
-        self._stream.send(wire.encode_json(Type.OPEN, self._number, request))
+        request = {"op": "run", "mode": "fork", "file": "main.py", "argv": [], "code": code, "args": []}
+        self._stream.send(wire.encode_json(Type.OPEN, 1, request))
         self._until(Type.CLOSE)
 
     def _until(self, wanted: Type) -> None:

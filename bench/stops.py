@@ -71,4 +71,5 @@ async def measure(bench: Bench) -> None:
 
 def _survivors(bench: Bench, server: Server) -> int:
     """Processes of the server's sandboxes but each one's PID 1, the runner."""
-    return sum(len(bench.api.processes(each)) - 1 for each in server.containers(bench.api, running=True))
+    counts = [len(bench.api.pids(each)) for each in server.containers(bench.api, running=True)]
+    return sum(count - 1 for count in counts if count)
