@@ -19,6 +19,7 @@ alive() { [ -f "$DIR/$1.pid" ] && as_root kill -0 "$(cat "$DIR/$1.pid")" 2>/dev/
 spawn() {
     local name="$1"
     shift
+    # shellcheck disable=SC2016  # expanded by root's shell, which writes the files
     as_root sh -c 'dir="$1"; name="$2"; shift 2; setsid nohup "$@" </dev/null >>"$dir/$name.log" 2>&1 & echo $! >"$dir/$name.pid"' \
         sh "$DIR" "$name" "$@"
 }

@@ -14,8 +14,7 @@ stamp() { cat "$LOCK" "$ROOT/pyproject.toml" | sha256sum | cut -d' ' -f1; }
 find_python() {
     local candidate
     for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python3.14 python; do
-        [ -n "$candidate" ] && command -v "$candidate" >/dev/null || continue
-        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then
+        if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then
             command -v "$candidate"
             return
         fi
@@ -38,9 +37,11 @@ make_venv() {
 
 with_uv() {
     rm -rf "$VENV"
-    quietly uv venv --quiet --no-config --python "$1" "$VENV" &&
-        quietly uv pip install --quiet --python "$VENV/bin/python" --require-hashes -r "$LOCK" ||
-        { say "uv could not do it (above); trying pip"; return 1; }
+    if quietly uv venv --quiet --no-config --python "$1" "$VENV"; then
+        quietly uv pip install --quiet --python "$VENV/bin/python" --require-hashes -r "$LOCK" && return
+    fi
+    say "uv could not do it (above); trying pip"
+    return 1
 }
 
 with_pip() {
@@ -112,6 +113,7 @@ start_by_hand() {
     local log="$1" pid
     shift
     # Root's shell, because the log is root's.
+    # shellcheck disable=SC2016  # expanded by that shell
     pid="$(as_root sh -c 'log="$1"; shift; setsid nohup dockerd "$@" </dev/null >>"$log" 2>&1 & echo $!' sh "$log" "$@")"
     local until=$((SECONDS + 60))
     while [ "$SECONDS" -lt "$until" ]; do
