@@ -137,7 +137,11 @@ class Pools:
             if self._is_good(sandbox):
                 return sandbox, True
             self.discard(sandbox)
-        return await self._wait(shelf, principal, on_position), False
+        while True:
+            sandbox = await self._wait(shelf, principal, on_position)
+            if sandbox.alive:
+                return sandbox, False
+            self.discard(sandbox)  # it died on the way from its maker
 
     async def _wait(self, shelf: Shelf, principal: str, on_position: Callable[[int], None]) -> Sandbox:
         waiting = sum(len(each.queue) for each in self._shelves.values())
@@ -256,7 +260,7 @@ class Pools:
             self._failed(shelf, EngineUnavailable("a sandbox could not be made", hint="see the server's log"))
         else:
             self._start_seconds = 0.8 * self._start_seconds + 0.2 * (time.monotonic() - begin)
-            shelf.retry_at, shelf.retry_pause, shelf.error = 0.0, RETRY_FIRST, None
+            self._succeeded(shelf)
             self._deliver(shelf, sandbox)
         finally:
             shelf.making -= 1
@@ -298,6 +302,13 @@ class Pools:
             shelf.idle.remove(sandbox)
             shelf.back_off()
             self.discard(sandbox)
+
+    def _succeeded(self, shelf: Shelf) -> None:
+        shelf.retry_at, shelf.retry_pause, shelf.error = 0.0, RETRY_FIRST, None
+        for other in self._shelves.values():
+            # The engine answers again. An image that is missing is still missing.
+            if isinstance(other.error, EngineUnavailable):
+                other.error = None
 
     def _failed(self, shelf: Shelf, error: EngineUnavailable | ConfigError) -> None:
         """Everybody who waits for this pool learns why at once; warm starts back off."""

@@ -374,7 +374,7 @@ async def test_leaving_destroys_everything_while_calls_run_and_wait(
 ) -> None:
     endings: list[str] = []
 
-    async def call(code: str) -> None:
+    async def call(manager: Manager, code: str) -> None:
         try:
             endings.append((await run(manager, code, on=on)).outcome)
         except SandboxServerError as error:
@@ -383,7 +383,7 @@ async def test_leaving_destroys_everything_while_calls_run_and_wait(
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks, managed(engine, sandboxes=2, warm=1) as manager:
             for code in ("wait", "hang", "wait", "out hi"):
-                tasks.start_soon(call, code)
+                tasks.start_soon(call, manager, code)
             await anyio.wait_all_tasks_blocked()
     assert len(endings) == 4
     assert set(endings) <= {"sandbox_lost", "engine_unavailable"}

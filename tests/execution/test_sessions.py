@@ -10,7 +10,7 @@ import pytest
 
 from sandbox_server.engines.base import Death
 from sandbox_server.engines.fake import FakeEngine
-from sandbox_server.errors import Busy, NotFound, SandboxLost
+from sandbox_server.errors import Busy, EngineUnavailable, NotFound, SandboxLost
 from sandbox_server.execution.grants import Sizing
 from sandbox_server.execution.manager import Manager
 from sandbox_server.execution.models import InputFile, RunResult
@@ -221,27 +221,15 @@ async def test_processes_that_could_not_be_ended_cost_the_session(manager: Manag
     assert told(await run(manager, "crowd", on="c")) == ("ok", "lost")
 
 
-async def test_what_is_lost_is_told_once_even_if_there_was_no_room_in_between(engine: FakeEngine) -> None:
+async def test_what_is_lost_is_told_once_even_if_a_call_failed_in_between(engine: FakeEngine) -> None:
     with anyio.fail_after(10):
-        async with managed(engine, session_idle=0.0, queue_wait=0.05, sandboxes=1) as manager:
+        async with managed(engine, session_idle=0.0) as manager:
             await run(manager, "set x 42", on="c")
-            async with anyio.create_task_group() as tasks:
-                # Takes the only place as soon as the expired one has left it.
-                tasks.start_soon(_hold, manager)
-                await anyio.wait_all_tasks_blocked()
-                with pytest.raises(Busy):
-                    await run(manager, "get x", on="c")
-                tasks.cancel_scope.cancel()
+            engine.fail_next(EngineUnavailable("a hiccup"))
+            with pytest.raises(EngineUnavailable):
+                await run(manager, "get x", on="c")
             after = await run(manager, "get x", on="c")
     assert told(after) == ("error", "lost")
-
-
-async def _hold(manager: Manager) -> None:
-    while True:
-        try:
-            await run(manager, "wait", wall=20.0)
-        except Busy:
-            continue
 
 
 @pytest.mark.parametrize("sizing", [{"session_idle": 0.0}, {"session_ttl": 0.0}])
@@ -384,7 +372,7 @@ async def test_beyond_the_cap_new_sessions_are_busy_and_others_go_on(engine: Fak
 async def test_first_calls_at_the_same_time_do_not_pass_the_cap(engine: FakeEngine) -> None:
     outcomes: list[str] = []
 
-    async def call(connection: str) -> None:
+    async def call(manager: Manager, connection: str) -> None:
         try:
             outcomes.append((await run(manager, "out hi", on=connection)).outcome)
         except Busy:
@@ -394,7 +382,7 @@ async def test_first_calls_at_the_same_time_do_not_pass_the_cap(engine: FakeEngi
         async with managed(engine, sessions=2) as manager:
             async with anyio.create_task_group() as tasks:
                 for connection in "abcde":
-                    tasks.start_soon(call, connection)
+                    tasks.start_soon(call, manager, connection)
             assert sorted(outcomes) == ["busy", "busy", "busy", "ok", "ok"]
             assert (await manager.health())["sessions"] == 2
 
