@@ -22,7 +22,7 @@ import types
 import warnings
 
 import _processes as processes
-from _files import WORKSPACE
+from _files import WORKSPACE, enter_workspace
 
 VALUE, DISPLAY = 1, 2
 REPR_LIMIT = 64 * 1024
@@ -254,7 +254,7 @@ def _become_a_program():
     for name in OURS:
         sys.modules.pop(name, None)
     sys.path[:] = [WORKSPACE, *(path for path in sys.path if path and not path.startswith("/opt/sandbox"))]
-    os.chdir(WORKSPACE)
+    enter_workspace()
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     # Forks of one interpreter would all draw the same "random" numbers.
     random.seed()

@@ -316,7 +316,7 @@ def _decode(status):
 def _execute(request, theirs):
     """In the child: write the program down and become it."""
     processes.adopt(theirs[:3])
-    os.chdir(files.WORKSPACE)
+    files.enter_workspace()
     path = os.path.join(CODE_DIRECTORY, request["file"])
     try:
         _write_program(path, request["code"])
