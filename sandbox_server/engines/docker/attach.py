@@ -68,7 +68,7 @@ class AttachStream(ByteStream):
         # A reader that waits is woken by the end of the stream before the socket closes: closing under it
         # at the moment when data comes makes anyio answer it twice, an error in the event loop.
         with suppress(OSError):
-            self._socket.extra(SocketAttribute.raw_socket).shutdown(SHUT_RDWR)
+            self._socket.extra(SocketAttribute.raw_socket).shutdown(SHUT_RDWR)  # noqa: S610 - not Django's
         await anyio.lowlevel.cancel_shielded_checkpoint()
         await self._socket.aclose()
 
