@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sandbox_server import wire
 from sandbox_server.wire import (
     HEADER,
+    MAX_FROM_HOST,
     MAX_FROM_RUNNER,
     Decoder,
     Frame,
@@ -109,3 +115,69 @@ def test_credit_is_four_bytes(channel: int, amount: int) -> None:
 def test_lone_surrogates_cross_as_escapes() -> None:
     sent = encode_json(Type.OPEN, 1, {"code": "\ud800"})
     assert json.loads(sent[HEADER.size :]) == {"code": "\ud800"}
+
+
+# --- the same codec on the other side: it shares no code, because it goes into the images
+
+
+def runner_wire() -> ModuleType:
+    path = Path(__file__).parent.parent / "images" / "runner" / "_wire.py"
+    spec = importlib.util.spec_from_file_location("runner_wire", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+theirs = runner_wire()
+
+
+def test_both_sides_mean_the_same() -> None:
+    assert {kind.name: kind.value for kind in Type} == {
+        kind.name: getattr(theirs, kind.name) for kind in Type
+    }
+    assert (theirs.WINDOW, theirs.MAX_PAYLOAD) == (wire.WINDOW, MAX_FROM_RUNNER)
+    assert theirs.MAX_FROM_HOST == MAX_FROM_HOST
+
+
+@given(FRAMES, st.lists(st.integers(0, 10_000), max_size=30))
+def test_the_runner_reads_what_we_write(frames: list[Frame], points: list[int]) -> None:
+    sent = b"".join(encode(frame.type, frame.channel, frame.payload) for frame in frames)
+    decoder = theirs.Decoder()
+    received = [each for piece in cut(sent, points) for each in decoder.feed(piece)]
+    assert received == [(frame.type, frame.channel, frame.payload) for frame in frames]
+
+
+@given(st.integers(MAX_FROM_HOST + 1, 2**32 - 1))
+def test_the_runner_refuses_what_is_too_long(length: int) -> None:
+    with pytest.raises(ValueError, match="too long"):
+        theirs.Decoder().feed(HEADER.pack(length, Type.DATA, 1))
+
+
+def test_we_read_what_the_runner_writes_even_if_we_read_slowly() -> None:
+    """Its writer never blocks: what the pipe does not take waits in order."""
+    reader, writer_end = os.pipe()
+    os.set_blocking(writer_end, False)
+    writer = theirs.Writer(writer_end)
+    decoder = Decoder()
+    frames: list[Frame] = []
+    try:
+        for number in range(40):
+            writer.send(Type.STDOUT, number, bytes([number]) * 60_000)
+            writer.send_credit(number, number)
+            writer.send_json(Type.CLOSE, number, {"number": number})
+            writer.flush()
+        assert writer.pending > 0
+        while len(frames) < 120:
+            frames += decoder.feed(os.read(reader, 50_000))
+            writer.flush()
+    finally:
+        os.close(reader)
+        os.close(writer_end)
+    assert writer.pending == 0
+    for number in range(40):
+        output, credit, close = frames[3 * number : 3 * number + 3]
+        assert output == Frame(Type.STDOUT, number, bytes([number]) * 60_000)
+        assert (credit.type, int.from_bytes(credit.payload, "big")) == (Type.CREDIT, number)
+        assert close.json() == {"number": number}
