@@ -28,7 +28,7 @@ async def measure_sustained(bench: Bench) -> None:
     best = max(rates, key=rates.__getitem__)
     bench.say(f"one-shot runs in a row, in turns with the raw engine at concurrency {best}")
     raw, raw_runs, ours, busy = Samples(), Samples(), Samples(), Samples()
-    async with http_server(bench.directory, "sustained") as server:
+    async with http_server(bench.directory, "sustained", parallel_starts=best) as server:
         for _ in range(bench.times(3, 1)):
             await server.quiet(bench.api)
             raw.add(await run_sync(bench.raw.rate, best, bench.times(24, 12)))
