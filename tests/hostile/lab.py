@@ -75,6 +75,7 @@ class HostProcess:
     pid: int
     name: str
     sandbox: str
+    state: str
 
 
 @dataclass
@@ -93,10 +94,12 @@ class Lab:
         args: tuple[str, ...] = (),
         files: tuple[InputFile, ...] = (),
         output: int = 64 * KIB,
+        bare: bool = False,
         on_output: Callable[[Output], None] = lambda _: None,
     ) -> RunResult:
-        """Run code; in Python the helpers of `PREAMBLE` are there. `connection` makes it a session's cell."""
-        if language.startswith("python"):
+        """Run code; in Python the helpers of `PREAMBLE` are there, unless it is `bare`. `connection` makes
+        it a session's cell."""
+        if language.startswith("python") and not bare:
             code = f"exec({PREAMBLE!r}, globals())\n{code}"
 
         def on_event(event: RunEvent) -> None:
@@ -117,13 +120,15 @@ class Lab:
                 group = re.search(rf"/sbx-{self.instance}/(\w+)", (process / "cgroup").read_text())
                 if group:
                     name = (process / "comm").read_text().strip()
-                    found.append(HostProcess(int(process.name), name, group[1]))
+                    state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+                    found.append(HostProcess(int(process.name), name, group[1], state))
             except OSError:
                 continue  # it has ended
         return found
 
     def named(self, name: str) -> list[HostProcess]:
-        return [process for process in self.processes() if process.name == name]
+        """Those of that name that are not dead yet."""
+        return [process for process in self.processes() if process.name == name and process.state not in "ZX"]
 
     def memory(self) -> int:
         """Bytes that all sandboxes of this lab hold together."""
