@@ -85,6 +85,7 @@ def serve_cells(control, become):
         if os.getpid() != myself:
             os._exit(code)  # a fork that the cell has made ends with it
         _detach(side)
+        _flush()  # what the cell could not write any more must not turn up in the next one
         channel.send(b"%s %d" % (token, code))
 
 
