@@ -28,6 +28,9 @@ from sandbox_server.execution.sandbox import Sandbox
 
 _log = logging.getLogger(__name__)
 
+HEAD_START = 0.05
+"""Seconds that the call which took a warm sandbox has the processors to itself: starting the next one
+keeps them busy for longer than a short run takes. Nobody who waits for a sandbox waits for this."""
 RETRY_FIRST, RETRY_MOST = 0.5, 15.0
 START_SECONDS = 60.0
 """After which an engine that is still starting a sandbox counts as one that does not answer."""
@@ -133,7 +136,7 @@ class Pools:
         shelf = self._shelves[profile]
         while shelf.idle:
             sandbox = shelf.idle.popleft()
-            self._wake()
+            self._tasks.start_soon(self._refill_soon)
             if self._is_good(sandbox):
                 return sandbox, True
             self.discard(sandbox)
@@ -209,6 +212,10 @@ class Pools:
         pauses = [shelf.retry_at - now for shelf in self._shelves.values() if shelf.retry_at > now]
         with anyio.move_on_after(min(pauses, default=None)):
             await change.wait()
+
+    async def _refill_soon(self) -> None:
+        await anyio.sleep(HEAD_START)
+        self._wake()
 
     def _wake(self) -> None:
         self._change.set()
