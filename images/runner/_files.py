@@ -83,7 +83,9 @@ class Write:
             os.close(self.data)
         report = os.read(self.report, 4096)
         os.close(self.report)
-        result = json.loads(report) if report else {"ok": False, "error": "ECANCELED", "message": "was killed"}
+        result = (
+            json.loads(report) if report else {"ok": False, "error": "ECANCELED", "message": "was killed"}
+        )
         self.supervisor.close(self.number, result)
 
 

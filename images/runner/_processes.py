@@ -119,7 +119,9 @@ def _signal_each(pids, number):
 
 
 def _others(spare):
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1" and int(name) not in spare]
+    return [
+        int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1" and int(name) not in spare
+    ]
 
 
 def _is(states, pid):
