@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from socket import SHUT_RDWR
 from typing import Any
 
@@ -28,6 +28,8 @@ MAX_HEAD = 16 * 1024
 DIAGNOSTICS = 4 * 1024
 """Bytes of the runner's stderr that are kept: its last words, if it dies."""
 _CHUNK = 64 * 1024
+_TURNS_TO_LEAVE = 20
+"""Turns of the event loop; two or three are enough."""
 
 
 class AttachStream(ByteStream):
@@ -41,12 +43,14 @@ class AttachStream(ByteStream):
         self._diagnostics = bytearray()
         self._ready = self._demultiplex(leftover)
         self.ended = False
+        self._waiting = 0
 
     async def receive(self, max_bytes: int = _CHUNK) -> bytes:
         """The next bytes of stdout. Raises EndOfStream when the container's end is reached."""
         while not self._ready:
             try:
-                chunk = await self._socket.receive(max(max_bytes, _CHUNK))
+                with self._wait():
+                    chunk = await self._socket.receive(max(max_bytes, _CHUNK))
             except (anyio.EndOfStream, anyio.BrokenResourceError):
                 self.ended = True
                 raise
@@ -57,7 +61,16 @@ class AttachStream(ByteStream):
 
     async def send(self, item: bytes) -> None:
         """Write to stdin; waits while the container doesn't read."""
-        await self._socket.send(item)
+        with self._wait():
+            await self._socket.send(item)
+
+    @contextmanager
+    def _wait(self) -> Iterator[None]:
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
 
     async def send_eof(self) -> None:
         """End stdin; the container's output can still be read."""
@@ -65,11 +78,14 @@ class AttachStream(ByteStream):
 
     async def aclose(self) -> None:
         """Detach. The engine then ends the container's stdin."""
-        # A reader that waits is woken by the end of the stream before the socket closes: closing under it
-        # at the moment when data comes makes anyio answer it twice, an error in the event loop.
+        # Who waits for the socket is woken by the stream's end and has left before it closes: closing under
+        # a reader at the moment when data comes makes anyio answer it twice, an error in the event loop.
         with suppress(OSError):
             self._socket.extra(SocketAttribute.raw_socket).shutdown(SHUT_RDWR)  # noqa: S610 - not Django's
-        await anyio.lowlevel.cancel_shielded_checkpoint()
+        for _ in range(_TURNS_TO_LEAVE):
+            if not self._waiting:
+                break
+            await anyio.lowlevel.cancel_shielded_checkpoint()
         await self._socket.aclose()
 
     @property

@@ -129,7 +129,8 @@ async def test_an_engine_that_says_nothing_is_given_up(tmp_path: Path) -> None:
             await attach(f"unix://{tmp_path}/s", "1.41", "c" * 64, timeout=0.05)
 
 
-async def test_closing_at_the_moment_when_data_comes_is_no_error_in_the_event_loop() -> None:
+@pytest.mark.parametrize("data", [b"", HEADER.pack(1, 4) + b"data"], ids=["quiet", "data"])
+async def test_closing_under_a_reader_is_no_error_in_the_event_loop(data: bytes) -> None:
     errors: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
     ours, theirs = socket.socketpair()
@@ -145,7 +146,7 @@ async def test_closing_at_the_moment_when_data_comes_is_no_error_in_the_event_lo
 
                 tasks.start_soon(read)
                 await anyio.wait_all_tasks_blocked()
-                theirs.send(HEADER.pack(1, 4) + b"data")
+                theirs.send(data)
                 # The loop now learns of the data in the very turn in which the stream is closed.
                 await anyio.lowlevel.checkpoint()
                 await anyio.aclose_forcefully(stream)
