@@ -33,7 +33,9 @@ CPU_LIMIT = 0.4
 """Seconds of CPU time that the languages "python-cpu" and "bash-cpu" grant."""
 SLACK = 20.0
 """Seconds after which a test whose run should have ended long ago fails instead of hanging."""
-TROUBLE = re.compile(r"\bBUG\b|\bOops\b|general protection fault|kernel panic|KASAN|UBSAN|soft lockup|WARNING: CPU")
+TROUBLE = re.compile(
+    r"\bBUG\b|\bOops\b|general protection fault|kernel panic|KASAN|UBSAN|soft lockup|WARNING: CPU"
+)
 
 PREAMBLE = """
 import ctypes, errno, os, signal, sys, threading, time
@@ -138,7 +140,9 @@ class Lab:
 
     def containers(self) -> set[str]:
         """The sandboxes that exist, by control group."""
-        return {path.name for path in Path("/sys/fs/cgroup").glob(f"**/sbx-{self.instance}/*/") if path.is_dir()}
+        return {
+            path.name for path in Path("/sys/fs/cgroup").glob(f"**/sbx-{self.instance}/*/") if path.is_dir()
+        }
 
     async def until(self, true: Callable[[], bool], seconds: float = 10.0) -> None:
         """Wait for something that happens in the background, such as a container's removal."""
@@ -194,7 +198,12 @@ def kernel_log() -> list[str]:
 
 
 async def on_time(
-    run: Callable[..., Awaitable[RunResult]], code: str, language: str = "python", *, wall: float, **options: Any
+    run: Callable[..., Awaitable[RunResult]],
+    code: str,
+    language: str = "python",
+    *,
+    wall: float,
+    **options: Any,
 ) -> RunResult:
     """Run a program that its wall limit has to end, and see that this happens at once.
 

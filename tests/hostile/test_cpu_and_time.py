@@ -1,5 +1,6 @@
 """Programs that take all the time or all the CPU they can get. Numbers: see README.md."""
 
+# ruff: noqa: E501 - a program in a string keeps its own lines
 from __future__ import annotations
 
 import time
@@ -72,7 +73,9 @@ print("parent done")
     assert lab.named(mark) == []
 
 
-async def test_many_burning_processes_get_one_core_and_leave_their_neighbour_alone(run: Run, cell: Run) -> None:
+async def test_many_burning_processes_get_one_core_and_leave_their_neighbour_alone(
+    run: Run, cell: Run
+) -> None:
     """5."""
     await cell("ready = True")
     burning = anyio.Event()
@@ -153,6 +156,8 @@ UNINTERRUPTIBLE = {
     "power": "10 ** 10 ** 10",
     "digits": "sys.set_int_max_str_digits(0)\nstr(7 ** 5_000_000)",
     "repr": "class Endless:\n    def __repr__(self):\n        while True: pass\nEndless()",
+    "exception": "class Endless(Exception):\n    def __str__(self):\n        while True: pass\nraise Endless",
+    "vfork": "if libc.vfork() == 0: time.sleep(1000)",
 }
 
 

@@ -1,5 +1,6 @@
 """Programs that attack disks and files. Numbers: see README.md."""
 
+# ruff: noqa: E501 - a program in a string keeps its own lines
 from __future__ import annotations
 
 import shutil
@@ -18,7 +19,11 @@ WRITERS = {
         "with open('big', 'wb', 0) as file:\n    while True: file.write(bytes(1 << 20))",
         "disk_full",
     ),
-    "fallocate": ("python", "os.posix_fallocate(os.open('big', os.O_CREAT | os.O_RDWR), 0, 10 << 30)", "error"),
+    "fallocate": (
+        "python",
+        "os.posix_fallocate(os.open('big', os.O_CREAT | os.O_RDWR), 0, 10 << 30)",
+        "error",
+    ),
     "many files": ("bash", "for i in $(seq 200); do head -c 1M /dev/zero > $i || exit 7; done", "disk_full"),
 }
 
@@ -239,7 +244,9 @@ TRAPS = {
 
 
 @pytest.mark.parametrize("trap", TRAPS.values(), ids=TRAPS)
-async def test_a_trap_for_the_sessions_next_program_fails_that_program_and_says_why(cell: Run, trap: str) -> None:
+async def test_a_trap_for_the_sessions_next_program_fails_that_program_and_says_why(
+    cell: Run, trap: str
+) -> None:
     """32, 36."""
     await cell(trap, "sh")
     result = await cell("echo ran", "sh", wall=2)

@@ -1,5 +1,6 @@
 """Programs that look for others: earlier runs, other tenants, the host. Numbers: see README.md."""
 
+# ruff: noqa: E501 - a program in a string keeps its own lines
 from __future__ import annotations
 
 import os
@@ -46,12 +47,23 @@ print(open("/proc/cmdline").read())
 print(os.uname(), os.listdir("/proc"), os.listdir("/sys/class/net"), os.listdir("/"), os.listdir("/home"))
 """
     text = (await probe(code, output=1 << 18)).stdout.text
-    secrets = [lab.instance, os.uname().nodename if os.uname().nodename != "sandbox" else "\0", str(Path.home()), str(Path.cwd())]
+    secrets = [
+        lab.instance,
+        os.uname().nodename if os.uname().nodename != "sandbox" else "\0",
+        str(Path.home()),
+        str(Path.cwd()),
+    ]
     secrets = [secret for secret in secrets if len(secret) > 3]
     assert len(secrets) >= 2
     assert [secret for secret in secrets if secret in text] == []
-    paths = {word for word in text.replace(",", " ").replace("=", " ").replace(":", " ").split() if word.startswith("/var/lib/docker")}
-    assert all(path.startswith(("/var/lib/docker/overlay2/", "/var/lib/docker/containers/")) for path in paths)
+    paths = {
+        word
+        for word in text.replace(",", " ").replace("=", " ").replace(":", " ").split()
+        if word.startswith("/var/lib/docker")
+    }
+    assert all(
+        path.startswith(("/var/lib/docker/overlay2/", "/var/lib/docker/containers/")) for path in paths
+    )
 
 
 TRACES = """
@@ -98,7 +110,13 @@ async def test_a_session_keeps_state_and_files_but_no_process(cell: Run, lab: La
     await cell(f"x = 1\nif os.fork() == 0:\n    rename({mark!r}); os.setsid(); time.sleep(1000)\n" + TRACES)
     assert lab.named(mark) == []
     result = await cell(LOOK + "print(x)")
-    assert result.stdout.text.splitlines() == ["[True, True, True]", "allowed allowed allowed", "True True True", "True", "1"]
+    assert result.stdout.text.splitlines() == [
+        "[True, True, True]",
+        "allowed allowed allowed",
+        "True True True",
+        "True",
+        "1",
+    ]
 
 
 async def test_a_sessions_threads_stand_still_between_its_calls(cell: Run, lab: Lab, mark: str) -> None:
@@ -214,7 +232,10 @@ async def test_whatever_a_cell_does_to_its_interpreter_the_session_goes_on(lab: 
 async def test_two_tenants_can_neither_see_nor_signal_each_other(lab: Lab, mark: str) -> None:
     """76."""
     hidden = f"{mark}-b"
-    await lab.run(f"open('/dev/shm/x', 'w').write('{hidden}')\nlibc.shmget(0x77, 4096, 0o1666)\nrename({mark!r})", connection="tenant-a")
+    await lab.run(
+        f"open('/dev/shm/x', 'w').write('{hidden}')\nlibc.shmget(0x77, 4096, 0o1666)\nrename({mark!r})",
+        connection="tenant-a",
+    )
     [other] = lab.named(mark)
     code = f"""
 print([name for name in os.listdir("/proc") if name.isdigit() and open(f"/proc/{{name}}/comm").read().strip() == {mark!r}])

@@ -1,5 +1,6 @@
 """Programs that take all the memory they can get. Numbers: see README.md."""
 
+# ruff: noqa: E501 - a program in a string keeps its own lines
 from __future__ import annotations
 
 import time
@@ -8,6 +9,7 @@ import anyio
 import pytest
 
 from sandbox_server.engines.profile import MIB
+from sandbox_server.errors import LimitExceeded, SandboxLost
 from tests.hostile.conftest import Run
 from tests.hostile.lab import LIMITS, Heartbeat, Lab
 
@@ -20,7 +22,9 @@ BOMBS = {
 
 
 @pytest.mark.parametrize(("language", "code"), BOMBS.values(), ids=BOMBS)
-async def test_a_memory_bomb_is_out_of_memory_and_the_server_lives(run: Run, language: str, code: str) -> None:
+async def test_a_memory_bomb_is_out_of_memory_and_the_server_lives(
+    run: Run, language: str, code: str
+) -> None:
     """14."""
     async with Heartbeat.watch() as heartbeat:
         result = await run(code, language, wall=10)
@@ -137,6 +141,34 @@ async def test_memory_hidden_outside_of_a_process_counts_and_is_given_back(
     await lab.until(lambda: lab.memory() < LIMITS.memory // 2)
 
 
+async def test_memory_that_no_process_holds_can_not_wedge_a_session(cell: Run) -> None:
+    """18, 19. Shared segments and files outlive their makers: every later call ends, and in time."""
+    code = """
+libc.shmat.restype = ctypes.c_void_p
+for path in "/workspace/x", "/tmp/x", "/dev/shm/x":
+    try: open(path, "wb", 0).write(bytes(64 << 20))
+    except OSError: pass
+for size in (16 << 20,) * 20:
+    segment = libc.shmget(0, size, 0o1600)
+    address = libc.shmat(segment, None, 0)
+    print(".", end="", flush=True)
+    ctypes.memset(address, 1, size)
+    libc.shmdt(ctypes.c_void_p(address))
+"""
+    result = await cell(code)
+    assert result.outcome == "out_of_memory"
+    assert len(result.stdout.text) > 4
+    for language in "python", "sh":
+        try:
+            after = await cell(
+                "echo alive" if language == "sh" else "print('alive')", language, wall=3, bare=True
+            )
+        except (SandboxLost, LimitExceeded):
+            continue
+        assert after.outcome in ("ok", "out_of_memory")
+        assert after.usage.wall < 3
+
+
 async def test_message_queues_and_semaphores_are_bounded(run: Run) -> None:
     """19. POSIX queues are off by their limit; System V's end by the kernel's or by memory."""
     code = """
@@ -178,7 +210,10 @@ NESTED = "x = []\nfor _ in range(9_000): x = [x]\nsys.setrecursionlimit(10 ** 6)
     ("language", "code"),
     [
         ("python", "ctypes.string_at(0)"),
-        ("python", "import resource\nresource.setrlimit(resource.RLIMIT_STACK, (1 << 18, 1 << 18))\n" + NESTED),
+        (
+            "python",
+            "import resource\nresource.setrlimit(resource.RLIMIT_STACK, (1 << 18, 1 << 18))\n" + NESTED,
+        ),
     ],
     ids=["null pointer", "stack overflow"],
 )

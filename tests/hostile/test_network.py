@@ -1,10 +1,10 @@
 """Programs that look for a way out by network. Numbers: see README.md."""
 
+# ruff: noqa: E501 - a program in a string keeps its own lines
 from __future__ import annotations
 
 import platform
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +23,9 @@ def sent() -> dict[str, int]:
     """Bytes that each interface of the containers' bridges has carried, by the host's counters."""
     lines = Path("/proc/net/dev").read_text().splitlines()[2:]
     counts = {name.strip(): fields.split() for name, _, fields in (line.partition(":") for line in lines)}
-    return {name: int(fields[0]) for name, fields in counts.items() if name.startswith(("docker", "br-", "veth"))}
+    return {
+        name: int(fields[0]) for name, fields in counts.items() if name.startswith(("docker", "br-", "veth"))
+    }
 
 
 async def test_no_address_can_be_reached_and_nothing_is_sent(cell: Run, lab: Lab, mark: str) -> None:
@@ -198,9 +200,19 @@ print(errno.errorcode[-ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_void_p)(address)
         """67. exit(7) as an ELF32 file, by int 0x80."""
         code = bytes.fromhex("b801000000bb07000000cd80")
         header = (
-            b"\x7fELF\1\1\1" + bytes(9) + bytes.fromhex("0200 0300 01000000 54800408 34000000 00000000 00000000 3400 2000 0100 0000 0000 0000".replace(" ", ""))
+            b"\x7fELF\1\1\1"
+            + bytes(9)
+            + bytes.fromhex(
+                "0200 0300 01000000 54800408 34000000 00000000 00000000 3400 2000 0100 0000 0000 0000".replace(
+                    " ", ""
+                )
+            )
         )
-        segment = bytes.fromhex("01000000 00000000 00800408 00800408".replace(" ", "")) + (0x54 + len(code)).to_bytes(4, "little") * 2 + bytes.fromhex("05000000 00100000".replace(" ", ""))
+        segment = (
+            bytes.fromhex("01000000 00000000 00800408 00800408".replace(" ", ""))
+            + (0x54 + len(code)).to_bytes(4, "little") * 2
+            + bytes.fromhex("05000000 00100000".replace(" ", ""))
+        )
         elf = header + segment + code
         path = Path("/proc/self/fd")
         assert path.exists()

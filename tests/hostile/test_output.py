@@ -1,5 +1,6 @@
 """Programs that attack through what they print. Numbers: see README.md."""
 
+# ruff: noqa: E501 - a program in a string keeps its own lines
 from __future__ import annotations
 
 import hashlib
@@ -92,7 +93,9 @@ async def test_any_bytes_become_text_that_json_can_carry(probe: Run, data: bytes
 
 async def test_values_and_tracebacks_are_cleaned_as_well(probe: Run) -> None:
     """52, 53."""
-    result = await probe("class Nasty:\n    def __repr__(self): return '\\x1b]0;x\\x07\\ud800\\u2028'\nNasty()")
+    result = await probe(
+        "class Nasty:\n    def __repr__(self): return '\\x1b]0;x\\x07\\ud800\\u2028'\nNasty()"
+    )
     assert result.value is not None
     result.value.encode("utf-8", "strict")
     assert not set(result.value) & set("\x1b\x07\u2028")
@@ -162,7 +165,9 @@ sys.exit(41)
 
 async def test_a_program_of_its_own_sandbox_has_no_descriptor_to_forge_with(run: Run) -> None:
     """54, 55."""
-    code = "for fd in /proc/self/fd/*; do echo ${fd##*/}; done | sort -n | tr '\\n' ' '; ls -l /proc/self/fd >&2"
+    code = (
+        "for fd in /proc/self/fd/*; do echo ${fd##*/}; done | sort -n | tr '\\n' ' '; ls -l /proc/self/fd >&2"
+    )
     open_ones = (await run(code, "bash")).stdout.text.split()
     assert set(open_ones) <= {"0", "1", "2", "3", "255"}  # 3: the directory; 255: the script
     forgery = FORGERIES["frames"]
@@ -187,7 +192,7 @@ RECORDS = {
     "no MIME": struct.pack(">BI", 2, 3) + b"abc",
     "script": struct.pack(">BI", 2, 30) + b"application/javascript\0alert(1)",
     "false PNG": struct.pack(">BI", 2, 14) + b"image/png\0GIF8",
-    "huge value": struct.pack(">BI", 1, 10 ** 6) + b"x" * 10 ** 6,
+    "huge value": struct.pack(">BI", 1, 10**6) + b"x" * 10**6,
 }
 
 
@@ -259,7 +264,9 @@ async def test_a_hundred_megabytes_of_binary_stdin_arrive_whole(run: Run) -> Non
     assert result.stdout.text == hashlib.sha256(data).hexdigest() + "\n"
 
 
-@pytest.mark.parametrize("code", ["os.close(0)\nprint('done')", "print('done')", "os.read(0, 1)\nprint('done')"])
+@pytest.mark.parametrize(
+    "code", ["os.close(0)\nprint('done')", "print('done')", "os.read(0, 1)\nprint('done')"]
+)
 async def test_stdin_that_nobody_reads_holds_up_nothing(probe: Run, code: str) -> None:
     """58."""
     assert (await probe(code, stdin=bytes(10 * MIB))).stdout.text == "done\n"
@@ -293,7 +300,10 @@ async def test_every_death_by_a_signal_is_told_by_its_name_and_at_once(probe: Ru
 @pytest.mark.parametrize(
     ("code", "signal"),
     [
-        ("signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\nos.truncate(os.open('x', os.O_CREAT | os.O_RDWR), 1 << 40)", "SIGXFSZ"),
+        (
+            "signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\nos.truncate(os.open('x', os.O_CREAT | os.O_RDWR), 1 << 40)",
+            "SIGXFSZ",
+        ),
         ("os.abort()", "SIGABRT"),
         ("signal.setitimer(signal.ITIMER_REAL, 0.001)\nwhile True: pass", "SIGALRM"),
     ],

@@ -1,14 +1,15 @@
 """Programs that multiply, hide, or attack other processes. Numbers: see README.md."""
 
+# ruff: noqa: E501 - a program in a string keeps its own lines
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import anyio
 import pytest
 
-from sandbox_server.execution.models import RunResult
+from sandbox_server.errors import SandboxLost
+from sandbox_server.execution.models import InputFile, RunResult
 from tests.hostile.conftest import Run
 from tests.hostile.lab import LIMITS, Heartbeat, Lab, on_time
 
@@ -113,6 +114,24 @@ except BlockingIOError:
     assert (after.outcome, after.stdout.text) == ("ok", "alive\n")
 
 
+async def test_threads_that_take_every_place_do_not_hinder_the_next_file(cell: Run) -> None:
+    """25. To put a file PID 1 has to fork: the interpreter that left no room for that goes."""
+    hoard = """
+started, never = 0, threading.Event()
+try:
+    while True:
+        threading.Thread(target=never.wait, daemon=True).start()
+        started += 1
+except RuntimeError:
+    print(started)
+"""
+    result = await cell(hoard)
+    assert 20 < int(result.stdout.text) < LIMITS.pids
+    assert result.session.state == "kept"
+    after = await cell("print(open('new').read())", files=(InputFile("new", b"here"),))
+    assert (after.stdout.text, after.session.state) == ("here\n", "reset")
+
+
 async def test_an_exec_loop_ends_on_time(run: Run) -> None:
     """27."""
     await on_time(run, 'exec /bin/bash "$0"', "bash", wall=0.6)
@@ -126,7 +145,10 @@ KILLERS = {
     "own group": ("os.kill(0, 9)", "SIGKILL"),
     "parent": ("os.kill(os.getppid(), 9)\nos.kill(os.getpid(), 15)", "SIGTERM"),
     "init": ("os.kill(1, 9)\nos.kill(1, 19)\nos.kill(os.getpid(), 6)", "SIGABRT"),
-    "init by descriptor": ("signal.pidfd_send_signal(os.pidfd_open(1), 9)\nos.kill(os.getpid(), 3)", "SIGQUIT"),
+    "init by descriptor": (
+        "signal.pidfd_send_signal(os.pidfd_open(1), 9)\nos.kill(os.getpid(), 3)",
+        "SIGQUIT",
+    ),
 }
 
 
@@ -247,10 +269,11 @@ print(os.getpriority(os.PRIO_PROCESS, 1), os.sched_getscheduler(1))
     assert answers == ["EPERM"] * 8 + ["0", "0"]
 
 
-async def test_a_bomb_that_makes_its_supervisor_the_likelier_victim_is_still_out_of_memory(
-    cell: Run, lab: Lab
+async def test_a_bomb_that_makes_its_supervisor_the_likelier_victim_never_looks_like_success(
+    cell: Run,
 ) -> None:
-    """31. A process may lower its OOM score to what the sandbox was started with, so the kernel may pick PID 1."""
+    """31. A process may lower its OOM score to what the sandbox was started with, so the kernel may pick PID 1.
+    Then nobody is left who could count, and not every engine tells of it."""
     code = """
 for score in range(1000, -1, -50):
     if attempt(os.write, os.open("/proc/self/oom_score_adj", os.O_WRONLY), str(score).encode()) != "allowed":
@@ -260,12 +283,19 @@ for place in "/workspace", "/tmp", "/dev/shm":
         try: open(f"{place}/{part}", "wb", 0).write(bytes(64 << 20))
         except OSError: pass
 while True:
-    if os.fork() == 0:
-        kept = [bytearray(1 << 19) for _ in range(16)]
-        time.sleep(100)
+    try:
+        if os.fork() == 0:
+            kept = [bytearray(1 << 19) for _ in range(16)]
+            time.sleep(100)
+    except OSError:
+        time.sleep(0.01)
 """
-    result = await cell(code, wall=10)
-    assert (result.outcome, result.limit) == ("out_of_memory", "memory")
-    assert result.session.state in ("reset", "lost")
+    try:
+        result = await cell(code, wall=5)
+    except SandboxLost:
+        pass
+    else:
+        assert (result.outcome, result.limit) == ("out_of_memory", "memory")
+        assert result.session.state in ("reset", "lost")
     after = await cell("rm -f /workspace/* /tmp/* /dev/shm/*; echo alive", "sh")
-    assert after.stdout.text == "alive\n"
+    assert (after.outcome, after.stdout.text) in (("ok", "alive\n"), ("out_of_memory", "alive\n"))
