@@ -152,11 +152,21 @@ def sweep(instance: str) -> int:
     for container in left:
         with suppress(RuntimeError):
             api.remove(container)
-    # The engine makes an instance's control group and never removes it.
-    for group in Path("/sys/fs/cgroup").glob(f"**/sbx-{instance}"):
-        with suppress(OSError):
-            group.rmdir()
+    _forget_cgroup(instance)
     return len(left)
+
+
+def _forget_cgroup(instance: str) -> None:
+    """The engine makes an instance's control group and never removes it; its containers' own ones, which
+    lie in it, go a moment after the containers."""
+    groups = list(Path("/sys/fs/cgroup").glob(f"**/sbx-{instance}"))
+    until = time.monotonic() + 2
+    while groups and time.monotonic() < until:
+        for group in groups:
+            with suppress(OSError):
+                group.rmdir()
+        groups = [group for group in groups if group.exists()]
+        time.sleep(0.05 if groups else 0)
 
 
 class _Bare:
