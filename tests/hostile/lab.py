@@ -119,7 +119,9 @@ class Lab:
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
-                group = re.search(rf"/sbx-{self.instance}/(\w+)", (process / "cgroup").read_text())
+                group = re.search(
+                    rf"/sbx-{self.instance}(?:\.slice)?/(?:docker-)?(\w+)", (process / "cgroup").read_text()
+                )
                 if group:
                     name = (process / "comm").read_text().strip()
                     state = (process / "stat").read_text().rpartition(")")[2].split()[0]
@@ -132,17 +134,24 @@ class Lab:
         """Those of that name that are not dead yet."""
         return [process for process in self.processes() if process.name == name and process.state not in "ZX"]
 
+    def groups(self) -> list[Path]:
+        """The control groups that hold all sandboxes of this lab: one, or one for each controller."""
+        return [
+            group
+            for star in ("", "*/")
+            for group in Path("/sys/fs/cgroup").glob(f"{star}sbx-{self.instance}*")
+        ]
+
     def memory(self) -> int:
         """Bytes that all sandboxes of this lab hold together."""
-        v1 = Path(f"/sys/fs/cgroup/memory/sbx-{self.instance}/memory.usage_in_bytes")
-        v2 = Path(f"/sys/fs/cgroup/sbx-{self.instance}/memory.current")
-        return int((v1 if v1.exists() else v2).read_text())
+        files = [
+            group / name for group in self.groups() for name in ("memory.current", "memory.usage_in_bytes")
+        ]
+        return max(int(file.read_text()) for file in files if file.exists())
 
-    def containers(self) -> set[str]:
-        """The sandboxes that exist, by control group."""
-        return {
-            path.name for path in Path("/sys/fs/cgroup").glob(f"**/sbx-{self.instance}/*/") if path.is_dir()
-        }
+    def holds(self, sandbox: str) -> bool:
+        """Whether a sandbox, by the name that `HostProcess` gives it, exists."""
+        return any(sandbox in path.name for group in self.groups() for path in group.iterdir())
 
     async def until(self, true: Callable[[], bool], seconds: float = 10.0) -> None:
         """Wait for something that happens in the background, such as a container's removal."""
@@ -227,10 +236,11 @@ async def open_lab() -> AsyncIterator[Lab]:
     async with open_images() as images:
         await build(images, NAMES, report=lambda _: None)
     # A name of its own: other tests sweep theirs.
-    instance = f"hostile-{uuid4().hex[:12]}"
+    instance = f"hostile{uuid4().hex[:12]}"
     engine = DockerEngine(Owner(instance, uuid4().hex), tag_of)
     await engine.probe()
     async with Manager(engine, grants(), Sizing(warm=2, sessions=32, sandboxes=40)) as manager:
-        yield Lab(manager, instance)
-    for group in Path("/sys/fs/cgroup").glob(f"**/sbx-{instance}"):
+        lab = Lab(manager, instance)
+        yield lab
+    for group in lab.groups():
         group.rmdir()

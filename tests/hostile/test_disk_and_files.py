@@ -96,9 +96,9 @@ async def test_a_session_full_of_files_is_gone_within_seconds(lab: Lab, mark: st
     code = f"for i in range(15_000): os.close(os.open(f'/workspace/{{i}}', os.O_CREAT))\nrename({mark!r})"
     assert (await lab.run(code, connection=mark)).outcome == "ok"
     [interpreter] = lab.named(mark)
-    assert interpreter.sandbox in lab.containers()
+    assert lab.holds(interpreter.sandbox)
     await lab.manager.close_connection(mark)
-    await lab.until(lambda: interpreter.sandbox not in lab.containers(), 5)
+    await lab.until(lambda: not lab.holds(interpreter.sandbox), 5)
 
 
 async def test_nothing_but_its_own_directories_can_be_written(probe: Run) -> None:

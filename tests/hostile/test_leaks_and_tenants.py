@@ -275,7 +275,7 @@ print(*sorted(readable))
     readable = set((await probe(code)).stdout.text.split())
     assert {"loadavg", "stat", "meminfo", "uptime"} <= readable
     assert readable <= {
-        "buddyinfo", "cgroups", "cmdline", "consoles", "cpuinfo", "crypto", "devices", "execdomains", "fb", "filesystems",
+        "buddyinfo", "cgroups", "consoles", "cpuinfo", "crypto", "devices", "execdomains", "fb", "filesystems",
         "dma", "ioports", "loadavg", "meminfo", "misc", "mdstat", "mtrr", "stat", "mounts", "uptime", "version", "vmstat",
         "version_signature", "bootconfig",
     }  # fmt: skip

@@ -1,0 +1,32 @@
+"""The table of README.md is true: each number has a test that says so, or a reason."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+HERE = Path(__file__).parent
+NUMBERS = {*range(1, 40), *range(50, 79)}
+
+
+def named_tests() -> dict[int, set[str]]:
+    found: dict[int, set[str]] = {}
+    for path in HERE.glob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.AsyncFunctionDef) and node.name.startswith("test_"):
+                numbers = re.match(r"([\d, ]+)\.", ast.get_docstring(node) or "")
+                assert numbers, f"{node.name} names no number"
+                for number in numbers[1].split(","):
+                    found.setdefault(int(number), set()).add(node.name)
+    return found
+
+
+def test_every_number_has_its_tests_or_a_reason() -> None:
+    rows = re.findall(r"^\| (\d+) \| [^|]+ \| (.+) \|$", (HERE / "README.md").read_text(), re.MULTILINE)
+    assert {int(number) for number, _ in rows} == NUMBERS
+    tests = named_tests()
+    assert tests.keys() <= NUMBERS
+    for number, text in rows:
+        assert set(re.findall(r"`(test_\w+)`", text)) == tests.get(int(number), set())
+        assert len(text) > 5
