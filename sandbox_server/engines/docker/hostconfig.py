@@ -30,6 +30,7 @@ CPU_PERIOD = 100_000
 MASKED_PATHS = (
     "/proc/acpi",
     "/proc/asound",
+    "/proc/cmdline",  # what the host was booted with, which may hold names and secrets of it
     "/proc/config.gz",
     "/proc/diskstats",
     "/proc/interrupts",
