@@ -133,7 +133,7 @@ async def fork_bomb(stage: Stage) -> str:
     left = int(after.result["result"] or -1)
     claim(left == 2, "only the runner and a new interpreter are left", f"{left} processes")
     return (
-        f"refused at {count} processes ({reason}), all killed after {answer.seconds:.2f} s; "
+        f"no more than {count} processes ({reason}); allowed 3 s, all killed after {answer.seconds:.2f} s; "
         f"the next call took {after.seconds * 1000:.0f} ms"
     )
 
