@@ -7,11 +7,12 @@ import struct
 
 from sandbox_server.execution.models import Captured, Display, StreamName
 
-# C0 except tab and newline, DEL, C1, line and paragraph separators, and the characters that
-# reorder text on a screen: shown as escapes, so that a terminal or a reader can't be played.
+# C0 except tab and newline, DEL, C1, line and paragraph separators, the characters that reorder
+# text on a screen, and those that nobody sees but a model reads (tags, zero width; not the two
+# joiners, which scripts and emoji need): shown as escapes, so that no reader can be played.
 _RANGES = (
-    *((0x00, 0x08), (0x0B, 0x1F), (0x7F, 0x9F), (0x061C, 0x061C), (0x200E, 0x200F), (0x2028, 0x202E)),
-    *((0x2066, 0x2069), (0xD800, 0xDFFF), (0xFEFF, 0xFEFF)),
+    *((0x00, 0x08), (0x0B, 0x1F), (0x7F, 0x9F), (0x061C, 0x061C), (0x200B, 0x200B), (0x200E, 0x200F)),
+    *((0x2028, 0x202E), (0x2060, 0x2069), (0xD800, 0xDFFF), (0xFEFF, 0xFEFF), (0xE0000, 0xE007F)),
 )
 _UNSAFE = re.compile(f"[{''.join(f'{chr(first)}-{chr(last)}' for first, last in _RANGES)}]")
 
@@ -21,6 +22,8 @@ def _escape(code: int) -> str:
         return "\\r"
     if 0xD800 <= code <= 0xDFFF:
         return "\ufffd"
+    if code > 0xFFFF:
+        return f"\\U{code:08x}"
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 

@@ -74,6 +74,7 @@ NASTY = {
     "C1": bytes(range(0x80, 0xA0)),
     "C1 as characters": "".join(map(chr, range(0x80, 0xA0))).encode(),
     "combining": ("a" + "\u0301" * 5000).encode(),
+    "invisible": "a\U000e0049\U000e0047\u200b\u2060\u2063b".encode(),
     "reordering": "a\u202eb\u2066c\u200fd".encode(),
     "cut characters": "\U0001f600".encode()[:3] + b"\n" + "\U0001f600".encode()[2:],
     "all bytes": bytes(range(256)),
@@ -88,7 +89,9 @@ async def test_any_bytes_become_text_that_json_can_carry(probe: Run, data: bytes
         assert captured.total_bytes == len(data)
         assert json.loads(json.dumps(captured.text).encode()) == captured.text
         captured.text.encode("utf-8", "strict")
-        assert not set(captured.text) & set("\0\x1b\r\u2028\u2029\x85\u202e\u2066\u200f\ufeff")
+        assert not set(captured.text) & set(
+            "\0\x1b\r\u2028\u2029\x85\u202e\u2066\u200f\ufeff\U000e0049\u200b\u2060"
+        )
 
 
 async def test_values_and_tracebacks_are_cleaned_as_well(probe: Run) -> None:
