@@ -52,7 +52,10 @@ Health = Callable[[], Awaitable[Mapping[str, object]]]
 
 
 def http_app(server: SandboxMcpServer, settings: HttpSettings, health: Health | None = None) -> Starlette:
-    """The ASGI application. `health` adds its facts to `/healthz`, which anybody may read. Its lifespan runs the server's; it can be entered once."""
+    """The ASGI application. Its lifespan runs the server's; it can be entered once.
+
+    `health` adds its facts to `/healthz`, which anybody may read.
+    """
     security = transport_security(settings)
     app = server.streamable_http_app(
         # SSE, also for short answers: in JSON mode a client that goes away cancels nothing.

@@ -33,7 +33,12 @@ async def manager(owner: Owner, gvisor_host: str) -> AsyncIterator[Manager]:
 
 
 async def run(
-    manager: Manager, code: str, *, language: str = "python", wall: float = 20.0, connection: str | None = None
+    manager: Manager,
+    code: str,
+    *,
+    language: str = "python",
+    wall: float = 20.0,
+    connection: str | None = None,
 ) -> RunResult:
     request = RunRequest(language, code, limits=replace(LIMITS, wall=wall))
     with anyio.fail_after(60):
@@ -89,4 +94,5 @@ async def test_there_is_no_network(manager: Manager) -> None:
         manager,
         "import socket\ntry:\n    socket.create_connection(('192.0.2.1', 80), 3)\nexcept OSError as e:\n    print(e.errno)",
     )
-    assert result.stdout.text == "101\n"
+    # ENETUNREACH or EHOSTUNREACH, by the release of gVisor.
+    assert result.stdout.text in ("101\n", "113\n")

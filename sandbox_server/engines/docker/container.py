@@ -13,12 +13,14 @@ from docker.errors import APIError, NotFound
 from sandbox_server.engines.base import Death
 from sandbox_server.engines.docker.attach import AttachStream
 from sandbox_server.engines.docker.client import DockerClient, sanitise
+from sandbox_server.engines.docker.oom import was_out_of_memory
 from sandbox_server.errors import EngineUnavailable
 
 REMOVE_TIMEOUT = 10
 """Seconds after which a removal is left to the reaper."""
 DETACH_AFTER = 0.5
 """Seconds that a removal may take before we let go of the container's stream."""
+KILLED = 128 + 9
 EXIT_GRACE = 2
 """Seconds that the engine may take to notice an exit after the stream has ended."""
 
@@ -156,4 +158,6 @@ def _read_state(api: APIClient, container: str, wait: bool) -> dict[str, Any]:
             if isinstance(error, APIError):
                 raise
     state: dict[str, Any] = api.inspect_container(container)["State"]
+    if state.get("ExitCode") == KILLED and not state.get("OOMKilled") and not state.get("Running"):
+        state["OOMKilled"] = was_out_of_memory(api, container)
     return state
