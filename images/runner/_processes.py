@@ -30,7 +30,7 @@ def become_untouchable():
 
 def take_wire():
     """Move stdin and stdout out of the way of stray prints. Returns (in, out), both non-blocking."""
-    wire_in, wire_out = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 64), fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 64)
+    wire_in, wire_out = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 20), fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 20)
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(2, 1)
@@ -168,7 +168,7 @@ def _become_ordinary():
 
 def adopt(fds, keep=()):
     """In a child: make `fds` its descriptors 0.. and close all others but `keep`."""
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in fds]
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20) for fd in fds]
     for target, fd in enumerate(high):
         os.dup2(fd, target)
     last = len(fds)

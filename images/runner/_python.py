@@ -100,7 +100,7 @@ def _rehearse():
 def _side_channel(fd):
     import fcntl
 
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200)
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20)
 
 
 def _detach(side):

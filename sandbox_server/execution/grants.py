@@ -31,7 +31,7 @@ class Sizing:
     warm: int = 2
     sandboxes: int = 16
     memory: int = 8 * 1024**3
-    parallel_starts: int = 2
+    parallel_starts: int = 3
     queue: int = 64
     queue_wait: float = 30.0
     sessions: int = 8

@@ -68,7 +68,7 @@ class Limits(Strict):
     inodes: Annotated[Count, Field(ge=64, le=16 * 1024**2)] | None = None
     tmp: Tmpfs | None = None
     shm: Tmpfs | None = None
-    open_files: Annotated[Count, Field(ge=32, le=1024**2)] | None = None
+    open_files: Annotated[Count, Field(ge=64, le=1024**2)] | None = None
     file_size: Annotated[Size, Field(ge=4096, le=1024 * GIB)] | None = None
 
 

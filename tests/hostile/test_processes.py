@@ -185,6 +185,59 @@ async def test_stopping_everybody_only_wastes_the_programs_own_time(cell: Run) -
     assert (await cell("print('alive')")).stdout.text == "alive\n"
 
 
+CONFUSIONS = {
+    "children of the supervisor": """
+clone = 56 if os.uname().machine == "x86_64" else 220
+made = 0
+while (child := libc.syscall(clone, 0x8000 | 17, 0, 0, 0, 0)) > 0: made += 1  # CLONE_PARENT
+if child == 0: time.sleep(1000)
+print(made > 20)
+""",
+    "children that die with another signal": """
+clone = 56 if os.uname().machine == "x86_64" else 220
+for number in 2, 9, 17, 19, 34:
+    if libc.syscall(clone, 0x8000 | number, 0, 0, 0, 0) == 0: os._exit(0)
+print(True)
+""",
+    "adopts orphans": """
+libc.prctl(36, 1, 0, 0, 0)
+for _ in range(20):
+    if os.fork() == 0:
+        if os.fork() == 0: time.sleep(1000)
+        os._exit(0)
+print(True)
+""",
+    "children whose first thread has ended": """
+if os.fork() == 0:
+    for _ in range(5): threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    libc.syscall(60 if os.uname().machine == "x86_64" else 93, 0)
+time.sleep(0.1)
+print(True)
+""",
+    "signals sent by files": """
+import fcntl, socket
+for number in 2, 9, 15, 17, 19, 34:
+    ours, theirs = socket.socketpair()
+    fcntl.fcntl(ours, fcntl.F_SETOWN, 1)
+    fcntl.fcntl(ours, fcntl.F_SETSIG, number)
+    fcntl.fcntl(ours, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    theirs.send(b"x")
+print(True)
+""",
+}
+
+
+@pytest.mark.parametrize("code", CONFUSIONS.values(), ids=CONFUSIONS)
+async def test_no_trick_with_kinship_confuses_the_supervisor(
+    cell: Run, lab: Lab, code: str, mark: str
+) -> None:
+    """7, 26, 28."""
+    result = await cell(f"import warnings; warnings.simplefilter('ignore')\nrename({mark!r})\n{code}")
+    assert (result.outcome, result.stdout.text, result.session.state) == ("ok", "True\n", "kept")
+    assert len(lab.named(mark)) == 1  # the interpreter
+    assert (await cell("print('alive')")).stdout.text == "alive\n"
+
+
 @pytest.mark.parametrize("target", ["1", "os.getppid()", "child"])
 async def test_no_process_can_be_traced_or_read(probe: Run, target: str) -> None:
     """29."""

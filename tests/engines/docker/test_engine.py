@@ -79,7 +79,7 @@ async def test_the_engine_took_every_limit_as_it_was_sent(
 
 
 async def test_the_limits_are_in_force_inside(docker_engine: DockerEngine) -> None:
-    limits = SandboxLimits(memory=128 * MIB, pids=33, workspace=8 * MIB, inodes=400, open_files=250)
+    limits = SandboxLimits(memory=128 * MIB, pids=33, workspace=8 * MIB, inodes=400, open_files=64)
     container = await docker_engine.start(Profile("python", limits), deadline=later())
     runner = Driver(container)
     with anyio.fail_after(20):
@@ -89,7 +89,7 @@ async def test_the_limits_are_in_force_inside(docker_engine: DockerEngine) -> No
     assert facts["caps"] == "0000000000000000 0000000000000000 0000000000000000"
     assert facts["no_new_privs"] == "1"
     assert facts["seccomp"] == "2"
-    assert facts["nofile"] == "(250, 250)"
+    assert facts["nofile"] == "(64, 64)"
     assert facts["core"] == "(0, 0)"
     assert facts["workspace"] == f"{8 * MIB} 400"
     assert facts["links"] == "['lo']"
