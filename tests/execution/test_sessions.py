@@ -112,13 +112,17 @@ async def cancel_in(manager: Manager, code: str) -> None:
         tasks.cancel_scope.cancel()
 
 
-async def test_after_a_cancelled_call_the_next_one_says_that_variables_are_gone(manager: Manager) -> None:
+async def test_after_a_cancelled_call_the_next_one_says_that_variables_are_gone(
+    manager: Manager, engine: FakeEngine
+) -> None:
     await run(manager, "set x 42", on="c")
     await cancel_in(manager, "wait")
     after = await run(manager, "get x", on="c")
     assert told(after) == ("error", "reset")
     assert "cancelled" in after.session.note
     assert told(await run(manager, "out hi", on="c")) == ("ok", "kept")
+    engine.started[0].runner.memory = None
+    assert "cancelled" not in (await run(manager, "out hi", on="c")).session.note
 
 
 async def test_a_cancelled_first_call_is_told_as_well(manager: Manager) -> None:
