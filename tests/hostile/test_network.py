@@ -88,7 +88,7 @@ threading.Thread(target=lambda: server.accept()[0].sendall(b"mine"), daemon=True
 print("serves", flush=True)
 os.read(0, 1) if not SECOND else None
 print(socket.create_connection(("127.0.0.1", 8080)).recv(9))
-print(attempt(socket.create_server, ("127.0.0.1", 8080)))
+print(attempt(socket.create_server, ("localhost", 8080)))
 time.sleep(HOLD)
 """
     first_serves, second_done = anyio.Event(), anyio.Event()
