@@ -35,7 +35,7 @@ def _commands() -> typer.Typer:
     )
     commands.callback()(_common)
     commands.command()(serve)
-    commands.command(context_settings={"allow_interspersed_args": False})(run)
+    commands.command()(run)
     commands.add_typer(images(), name="images")
     commands.command()(doctor)
     commands.command()(version)

@@ -32,7 +32,10 @@ _LEAST: Final = 0.1
 def run(
     context: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="The program; - reads it from stdin.")],
-    args: Annotated[list[str] | None, typer.Argument(help="Arguments of the program.")] = None,
+    args: Annotated[
+        list[str] | None,
+        typer.Argument(help="Arguments of the program; those that begin with - go behind --."),
+    ] = None,
     language: Annotated[
         str | None, typer.Option("--language", "-l", help="Default: from the file's name, else python.")
     ] = None,

@@ -45,7 +45,7 @@ def test_a_file_gets_its_arguments_its_stdin_and_its_files(deployment: Deploymen
     (tmp_path / "in.txt").write_text("fed")
     (tmp_path / "data.csv").write_text("1,2")
     given = ["--stdin", str(tmp_path / "in.txt"), "--file", str(tmp_path / "data.csv")]
-    done = deployment.run("run", *given, str(tmp_path / "main.py"), "-x", "a b")
+    done = deployment.run("run", *given, str(tmp_path / "main.py"), "--", "-x", "a b")
     assert done.stdout == "['-x', 'a b'] fed 1,2\n"
 
 
@@ -149,3 +149,12 @@ def test_a_failure_of_ours_is_json_too_when_json_was_asked_for(deployment: Deplo
     done = deployment.run("run", "--json", "-", input="1", DOCKER_HOST="unix:///nonexistent")
     assert json.loads(done.stdout)["failed"]["code"] == "engine_unavailable"
     assert done.returncode == 69
+
+
+def test_options_may_follow_the_file(deployment: Deployment) -> None:
+    done = deployment.run(
+        "run", "-", "--language", "python", "--timeout", "30", "--json", input="print(6 * 7)"
+    )
+    result = json.loads(done.stdout)
+    assert (result["outcome"], result["exit_code"]) == ("ok", 0)
+    assert "42" in json.dumps(result["stdout"])
