@@ -223,6 +223,12 @@ def test_many_tiny_displays_cost_no_more_than_a_few() -> None:
     assert side.omitted > 0
 
 
+def test_a_flood_of_records_ends_the_channel() -> None:
+    """Parsing one costs the server more than writing it costs the program."""
+    side = side_of([record(1, b"early")] * 9_999 + [display("text/html", b"x"), record(1, b"late")], 100)
+    assert (side.value, len(side.displays)) == ("early", 1)
+
+
 # --- one run
 
 
