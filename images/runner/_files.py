@@ -7,7 +7,6 @@ import os
 import stat
 
 import _processes as processes
-import _wire as wire
 
 WORKSPACE = "/workspace"
 WRITABLE = (WORKSPACE, "/tmp", "/dev/shm")

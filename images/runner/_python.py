@@ -11,7 +11,6 @@ import json
 import linecache
 import os
 import random
-import resource
 import signal
 import socket
 import struct

@@ -31,7 +31,8 @@ which holds the program back through its full pipe. Frames from the runner are a
 Operations (OPEN):
   {"op": "ping"}                      CLOSE {"ok": true}
   {"op": "write", "path": "a/b.csv", "append": false}, then DATA... END
-                                      CLOSE {"ok": true, "size": n} or {"ok": false, "error": "ENOSPC", "message": ...}
+                                      CLOSE {"ok": true, "size": n}
+                                      or {"ok": false, "error": "ENOSPC", "message": ...}
                                       Paths are relative to /workspace; parents are made.
   {"op": "run", "mode": "fork"|"spawn", "code": ..., "args": [...], "cpu": seconds|null,
    "stdin": bool, "keep": bool, "file": "main.py", "argv": ["/usr/bin/node", "{file}"]}

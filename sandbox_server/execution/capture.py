@@ -36,6 +36,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 MOST_DISPLAYS = 100
 """Each is an object here and a block in the result, however few bytes it has on the wire."""
 _MOST_RECORDS = 10_000
+TEXT_DISPLAY = 256 * 1024
+"""Bytes that a text or HTML display may have in a result, as it is shown."""
 _STEP = 256
 
 
@@ -129,6 +131,14 @@ def _trim_start(data: bytes) -> bytes:
     return data[start:]
 
 
+def _shown_display(data: bytes) -> bytes:
+    """A text display as it may be shown: escapes must not make a few megabytes many."""
+    shown, kept = _fit(_trim_end(data[:TEXT_DISPLAY]) if len(data) > TEXT_DISPLAY else data, TEXT_DISPLAY)
+    if kept < len(data):
+        shown += f"\n[... {len(data) - kept} bytes omitted ...]"
+    return shown.encode()
+
+
 class SideChannel:
     """Collects the value and the displays that a program's own process reports.
 
@@ -193,7 +203,7 @@ class SideChannel:
             self.omitted += 1
             return
         self._size += len(body)
-        self.displays.append(Display(name, data))
+        self.displays.append(Display(name, data if name == "image/png" else _shown_display(data)))
 
 
 class RunCapture:
@@ -211,6 +221,10 @@ class RunCapture:
     def feed(self, stream: StreamName, data: bytes) -> None:
         self._left -= len(data)
         self._streams[stream].feed(data)
+
+    def feed_side(self, data: bytes) -> None:
+        self._left -= len(data)
+        self.side.feed(data)
 
     def finish(self, stream: StreamName) -> Captured:
         return self._streams[stream].finish()

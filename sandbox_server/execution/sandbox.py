@@ -78,14 +78,14 @@ class _Channel:
         return owed
 
     def _take_output(self, capture: RunCapture, frame: Frame) -> None:
-        if frame.type is Type.SIDE:
-            capture.side.feed(frame.payload)
-            return
         stream: Literal["stdout", "stderr"] = "stdout" if frame.type is Type.STDOUT else "stderr"
-        capture.feed(stream, frame.payload)
+        if frame.type is Type.SIDE:
+            capture.feed_side(frame.payload)
+        else:
+            capture.feed(stream, frame.payload)
         if capture.over:
             self.attention.set()
-        elif self.on_event:
+        elif self.on_event and frame.type is not Type.SIDE:
             self.on_event(OutputEvent(stream, frame.payload))
 
 

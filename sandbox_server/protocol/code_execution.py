@@ -24,6 +24,8 @@ from sandbox_server.protocol.tools import Arguments, Call, Tool, ToolResult
 MAX_ARGUMENT_BYTES = 128 * 1024 - 1
 """Linux refuses a longer single argument (MAX_ARG_STRLEN)."""
 MAX_PATH_BYTES = 1024
+MAX_ITEMS = 1024
+"""Of any list: refused before each item is looked at. The caps say how many may be sent."""
 ALIASES = {
     "py": "python",
     "python3": "python",
@@ -60,11 +62,13 @@ class CodeExecutionArguments(Arguments):
     """What `code_execution` takes. Limits are checked against the executor's caps, not here."""
 
     code: str = Field(description="The program's source.")
-    language: str = "python"
+    language: str = Field("python", max_length=64)
     timeout: float | None = Field(None, description="Seconds of wall time.")
     stdin: str = Field("", description="Text on standard input.")
-    args: list[str] = Field([], description="Command-line arguments.")
-    files: list[FileArgument] = Field([], description="Written to /workspace before the run.")
+    args: list[str] = Field([], max_length=MAX_ITEMS, description="Command-line arguments.")
+    files: list[FileArgument] = Field(
+        [], max_length=MAX_ITEMS, description="Written to /workspace before the run."
+    )
     max_output: int | None = Field(None, description="Bytes kept of each stream (head and tail).")
 
 

@@ -21,6 +21,7 @@ from sandbox_server.protocol.text import clip, surrogate_paths, visible
 from sandbox_server.protocol.tools import Arguments, Call, Context, Tool, ToolResult
 
 MAX_PROBLEMS = 12
+MAX_ARGUMENTS = 64
 NAME_LIMIT = 60
 
 log = structlog.get_logger(__name__)
@@ -73,12 +74,16 @@ class Registry:
 
 def parse_arguments(model: type[Arguments], raw: Mapping[str, Any]) -> Arguments:
     """Raises InvalidRequest listing `path: message`. Values are never echoed."""
+    # Whatever a caller sends is bounded before anything looks at each piece of it: this is the event loop.
+    if len(raw) > MAX_ARGUMENTS:
+        raise invalid([f"arguments: {len(raw)} are too many; known are {', '.join(model.model_fields)}"])
     refuse_surrogates(raw)
     try:
         return model.model_validate(raw)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
-    raise invalid([_problem(each, tuple(model.model_fields)) for each in details])
+    problems = [_problem(each, tuple(model.model_fields)) for each in details[:MAX_PROBLEMS]]
+    raise invalid(problems, more=len(details) - len(problems))
 
 
 def refuse_surrogates(raw: Any) -> None:
@@ -90,11 +95,15 @@ def refuse_surrogates(raw: Any) -> None:
         raise invalid(problems)
 
 
-def invalid(problems: list[str]) -> InvalidRequest:
-    """The error for arguments that are wrong in these ways, each as `path: message`."""
+def invalid(problems: list[str], *, more: int = 0) -> InvalidRequest:
+    """The error for arguments that are wrong in these ways, each as `path: message`.
+
+    `more` is how many further problems there are that nobody has put into words.
+    """
     shown = problems[:MAX_PROBLEMS]
-    if len(problems) > len(shown):
-        shown.append(f"and {len(problems) - len(shown)} more")
+    more += len(problems) - len(shown)
+    if more:
+        shown.append(f"and {more} more")
     return InvalidRequest(
         "Invalid arguments:\n" + "\n".join(f"- {problem}" for problem in shown),
         hint="Nothing was run. Correct the arguments and call again.",
@@ -117,7 +126,9 @@ def _problem(detail: ErrorDetails, fields: tuple[str, ...]) -> str:
 
 
 def _suggestion(location: tuple[int | str, ...], fields: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(str(location[-1]), fields, n=1) if len(location) == 1 else []
+    name = str(location[-1])
+    short = len(location) == 1 and len(name) <= NAME_LIMIT
+    near = difflib.get_close_matches(name, fields, n=1) if short else []
     return f", did you mean '{near[0]}'?" if near else ""
 
 
@@ -127,6 +138,6 @@ def _path(location: tuple[int | str, ...]) -> str:
         if isinstance(part, int):
             path += f"[{part}]"
         else:
-            name = clip(visible(part), NAME_LIMIT)
+            name = clip(visible(part[: NAME_LIMIT + 1]), NAME_LIMIT)
             path += f".{name}" if path else name
     return path or "arguments"

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and line feed
-    "\u200e\u200f\u202a-\u202e\u2066-\u2069"  # reorder what a reader sees
-    "\ud800-\udfff]"  # surrogates that no JSON writer of ours can encode
-)
+from sandbox_server.execution.capture import make_visible
+
+_MOST = 10_000
+"""Of one list or object; no model takes as many, so what lies behind is refused unread."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
-    r"""Control, bidi and surrogate characters as `\x1b` or `\u202e`; other text as it is."""
-    return _UNSAFE.sub(_escape, text.replace("\r\n", "\n"))
+    r"""Control, bidi and invisible characters as `\x1b` or `\u202e`; other text as it is."""
+    return make_visible(text.replace("\r\n", "\n"))
 
 
 def clip(text: str, limit: int) -> str:
@@ -33,16 +33,11 @@ def surrogate_paths(value: Any) -> Iterator[str]:
             if _SURROGATE.search(each):
                 yield path
         elif isinstance(each, dict):
-            for key, inner in each.items():
+            for key, inner in islice(each.items(), _MOST):
                 name = clip(visible(str(key)), 60)
                 here = f"{path}.{name}" if path else name
                 if _SURROGATE.search(str(key)):
                     yield here
                 pending.append((here, inner))
         elif isinstance(each, list):
-            pending.extend((f"{path}[{index}]", inner) for index, inner in enumerate(each))
-
-
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+            pending.extend((f"{path}[{index}]", inner) for index, inner in enumerate(each[:_MOST]))

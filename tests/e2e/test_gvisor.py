@@ -92,7 +92,9 @@ async def test_a_program_that_kills_the_runner_costs_its_sandbox_and_the_result_
 async def test_there_is_no_network(manager: Manager) -> None:
     result = await run(
         manager,
-        "import socket\ntry:\n    socket.create_connection(('192.0.2.1', 80), 3)\nexcept OSError as e:\n    print(e.errno)",
+        "import socket\n"
+        "try:\n    socket.create_connection(('192.0.2.1', 80), 3)\n"
+        "except OSError as e:\n    print(e.errno)",
     )
     # ENETUNREACH or EHOSTUNREACH, by the release of gVisor.
     assert result.stdout.text in ("101\n", "113\n")

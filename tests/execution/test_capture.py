@@ -9,7 +9,14 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox_server.execution.capture import MOST_DISPLAYS, Capture, RunCapture, SideChannel, make_visible
+from sandbox_server.execution.capture import (
+    MOST_DISPLAYS,
+    TEXT_DISPLAY,
+    Capture,
+    RunCapture,
+    SideChannel,
+    make_visible,
+)
 from sandbox_server.execution.models import Captured
 
 NOTE = re.compile(r"\n\[\.\.\. (\d+) bytes omitted \.\.\.\]\n")
@@ -241,3 +248,22 @@ def test_over_turns_true_beyond_the_total_of_both_streams_and_not_at_it() -> Non
     assert capture.over
     assert capture.finish("stdout").total_bytes == 60
     assert capture.finish("stderr").total_bytes == 41
+
+
+def test_a_text_display_is_bounded_as_it_is_shown() -> None:
+    channel = SideChannel(16 * 1024 * 1024)
+    body = b"text/html\0" + b"\x01" * 8_000_000
+    channel.feed(struct.pack(">BI", 2, len(body)) + body)
+    (display,) = channel.displays
+    assert len(display.data) <= TEXT_DISPLAY + 100
+    assert display.data.startswith(b"\\x01")
+    assert b"bytes omitted" in display.data[-60:]
+
+
+def test_displays_count_against_the_hard_total() -> None:
+    capture = RunCapture(output=1024, output_total=100_000, display_total=10_000)
+    record = struct.pack(">BI", 2, 5) + b"x/y\0z"
+    capture.feed_side(record * 9_000)
+    assert not capture.over
+    capture.feed_side(record * 9_000)
+    assert capture.over

@@ -315,11 +315,12 @@ for pid in 1, 1 | 1 << 32:
     print(call("syscall", 302 if x86 else 261, number, resource.RLIMIT_NOFILE, limit, None))  # prlimit64
     print(call("syscall", 141 if x86 else 140, os.PRIO_PROCESS, number, 19))  # setpriority
     print(call("syscall", 144 if x86 else 119, number, os.SCHED_IDLE, ctypes.byref(ctypes.c_int(0))))
+    print(call("syscall", 203 if x86 else 122, number, 8, ctypes.byref(ctypes.c_uint64(1))))  # sched_setaffinity
 print(attempt(os.setpriority, os.PRIO_PGRP, 1, 19), attempt(os.setpriority, os.PRIO_USER, 0, 19))
 print(os.getpriority(os.PRIO_PROCESS, 1), os.sched_getscheduler(1))
 """
     answers = (await probe(code)).stdout.text.split()
-    assert answers == ["EPERM"] * 8 + ["0", "0"]
+    assert answers == ["EPERM"] * 10 + ["0", "0"]
 
 
 async def test_a_bomb_that_makes_its_supervisor_the_likelier_victim_never_looks_like_success(

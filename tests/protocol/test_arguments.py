@@ -163,8 +163,27 @@ async def test_values_are_never_echoed(executor: FakeExecutor, era: str) -> None
 
 
 async def test_many_problems_are_summed_up(executor: FakeExecutor) -> None:
-    result = await call(executor, "legacy", {"code": "1"} | {f"unknown{n}": n for n in range(100)})
-    assert "and 88 more" in text_of(result)
+    result = await call(executor, "legacy", {"code": "1"} | {f"unknown{n}": n for n in range(50)})
+    assert "and 38 more" in text_of(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({f"unknown{n}": n for n in range(100_000)}, "100001 are too many"),
+        ({"args": [1] * 1_000_000}, "args: list should have at most"),
+        ({"files": [{}] * 300_000}, "files: list should have at most"),
+        ({"language": "x" * 5_000_000}, "language: string should have at most 64"),
+    ],
+    ids=["keys", "args", "files", "language"],
+)
+def test_a_flood_of_arguments_is_refused_before_each_is_looked_at(
+    arguments: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_arguments(CodeExecutionArguments, {"code": "1"} | arguments)
+    assert said in caught.value.message
+    assert len(caught.value.message) < 1000
 
 
 async def test_good_arguments_arrive_whole(executor: FakeExecutor, era: str) -> None:

@@ -141,7 +141,7 @@ async def test_hostile_text_is_visible_and_encodes(era: str) -> None:
     hostile = "\x1b]52;c;ZXZpbA==\x07 \u202egpj.exe \ud800 a\rb"
     answer = await run(replace(OK, stdout=captured("x"), value=hostile), era)
     shown = answer.structured_content["result"]
-    assert shown == "\\x1b]52;c;ZXZpbA==\\x07 \\u202egpj.exe \\ud800 a\\x0db"
+    assert shown == "\\x1b]52;c;ZXZpbA==\\x07 \\u202egpj.exe \ufffd a\\rb"
     answer.model_dump_json().encode()
 
 
