@@ -23,7 +23,7 @@ from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import Busy, ConfigError, EngineUnavailable, LimitExceeded, SandboxServerError
 from sandbox_server.execution.grants import Sizing
 from sandbox_server.execution.places import Places
-from sandbox_server.execution.queue import FairQueue, Waiter
+from sandbox_server.execution.queue import FairQueue, Rounds, Waiter, longest_line
 from sandbox_server.execution.sandbox import Sandbox
 
 _log = logging.getLogger(__name__)
@@ -43,9 +43,14 @@ TYPICAL_START = 0.5
 
 @dataclass(eq=False)
 class Shelf:
-    """The pool of one profile. `turn` says when it was last served; the lowest is next."""
+    """The pool of one profile. `turn` says when it was last served; the lowest is next.
+
+    `kept` unless somebody has asked for a profile of its own: nothing of that is made ahead, and
+    the shelf is there only while somebody waits for it.
+    """
 
     profile: Profile
+    kept: bool = True
     idle: deque[Sandbox] = field(default_factory=deque)
     queue: FairQueue = field(default_factory=FairQueue)
     making: int = 0
@@ -90,12 +95,18 @@ class Pools:
         self._patience = start_seconds
         self._shelves = {profile: Shelf(profile) for profile in profiles}
         self._places = Places(sizing)
+        self._rounds = Rounds()
         self._owned: set[Sandbox] = set()
         self._turns = count(1)
         self._tasks: TaskGroup | None = None
         self._change = anyio.Event()
         self._evicting = False
         self._start_seconds = TYPICAL_START
+
+    @property
+    def profiles(self) -> int:
+        """How many there is a pool for: the kept ones and those that somebody waits for."""
+        return len(self._shelves)
 
     @property
     def last_error(self) -> SandboxServerError | None:
@@ -133,7 +144,7 @@ class Pools:
                 f"one sandbox of image '{profile.image}' is larger than the deployment's whole memory",
                 hint="the operator must raise deployment.memory or lower the limit",
             )
-        shelf = self._shelves[profile]
+        shelf = self._shelf(profile)
         while shelf.idle:
             sandbox = shelf.idle.popleft()
             self._tasks.start_soon(self._refill_soon)
@@ -141,16 +152,43 @@ class Pools:
                 return sandbox, True
             self.discard(sandbox)
         while True:
-            sandbox = await self._wait(shelf, principal, on_position)
+            sandbox = await self._wait(self._shelf(profile), principal, on_position)
             if sandbox.alive:
                 return sandbox, False
             self.discard(sandbox)  # it died on the way from its maker
 
-    async def _wait(self, shelf: Shelf, principal: str, on_position: Callable[[int], None]) -> Sandbox:
+    def _shelf(self, profile: Profile) -> Shelf:
+        shelf = self._shelves.get(profile)
+        if shelf is None:
+            shelf = self._shelves[profile] = Shelf(profile, kept=False)
+        return shelf
+
+    def _forget(self, shelf: Shelf) -> None:
+        """Unless it is kept or somebody still needs it."""
+        if not (shelf.kept or shelf.making or shelf.queue):
+            self._shelves.pop(shelf.profile, None)
+
+    def _admit(self, principal: str) -> int:
+        """How many wait already. Raises Busy if no more may; but nobody fills the queue for others."""
         waiting = sum(len(each.queue) for each in self._shelves.values())
         if waiting >= self._sizing.queue:
-            raise self._busy(f"all sandboxes are taken and {waiting} calls wait already", waiting)
+            busy = self._busy(f"all sandboxes are taken and {waiting} calls wait already", waiting)
+            found = longest_line((each.queue for each in self._shelves.values()), principal)
+            if found is None:
+                raise busy
+            queue, waiter = found
+            queue.remove(waiter)
+            waiter.settle(busy)
+        return waiting
+
+    async def _wait(self, shelf: Shelf, principal: str, on_position: Callable[[int], None]) -> Sandbox:
+        try:
+            waiting = self._admit(principal)
+        except Busy:
+            self._forget(shelf)
+            raise
         waiter = Waiter(principal, on_position)
+        self._rounds.join(principal)
         shelf.queue.push(waiter)
         self._wake()
         try:
@@ -162,6 +200,9 @@ class Pools:
             raise
         finally:
             shelf.queue.remove(waiter)
+            if not any(principal in each.queue for each in self._shelves.values()):
+                self._rounds.leave(principal)
+            self._forget(shelf)
             self._wake()  # with one want less there may be room for another
         if isinstance(waiter.outcome, Exception):
             raise waiter.outcome
@@ -224,8 +265,9 @@ class Pools:
     def _most_urgent(self, now: float) -> Shelf | None:
         """A pool whose next start has a place reserved, or None if there is nothing to do now."""
         wanting = [shelf for shelf in self._shelves.values() if shelf.wanted > 0]
-        # In turn, or a pool with a long queue would leave nothing to the others.
-        for shelf in sorted(wanting, key=lambda each: each.turn):
+        # In turn, or a principal with calls in many pools, or a pool with a long queue, would leave
+        # nothing to the others.
+        for shelf in sorted(wanting, key=lambda each: (self._rounds.turn(each.queue), each.turn)):
             if self._places.take(shelf.profile):
                 shelf.turn = next(self._turns)
                 return shelf
@@ -234,7 +276,7 @@ class Pools:
             return None
         for shelf in sorted(self._shelves.values(), key=lambda each: len(each.idle) + each.making):
             missing = len(shelf.idle) + shelf.making < self._sizing.warm
-            if missing and shelf.retry_at <= now and self._places.take(shelf.profile):
+            if shelf.kept and missing and shelf.retry_at <= now and self._places.take(shelf.profile):
                 return shelf
         return None
 
@@ -271,6 +313,7 @@ class Pools:
             self._deliver(shelf, sandbox)
         finally:
             shelf.making -= 1
+            self._forget(shelf)
             self._wake()
 
     async def _open(self, shelf: Shelf) -> Sandbox:
@@ -330,9 +373,12 @@ class Pools:
         if not sandbox.alive:
             self.discard(sandbox)
         elif waiter := shelf.queue.pop():
+            self._rounds.served(waiter.principal)
             waiter.settle(sandbox)
-        else:
+        elif shelf.kept:
             shelf.idle.append(sandbox)
+        else:
+            self.discard(sandbox)  # nobody else could want it
 
     # --- looking after
 

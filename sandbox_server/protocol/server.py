@@ -22,6 +22,7 @@ from sandbox_server.protocol.calls import Calls
 from sandbox_server.protocol.code_execution import code_execution
 from sandbox_server.protocol.connections import ServerState, closing_connections
 from sandbox_server.protocol.registry import Registry
+from sandbox_server.protocol.sandbox_tool import sandbox
 from sandbox_server.protocol.tools import Context, Tool, ToolResult
 
 ParamsT = TypeVar("ParamsT")
@@ -72,7 +73,7 @@ def build_server(executor: Executor, *, version: str, extra: Extra | None = None
     """
     extra = extra or Extra()
     calls = Calls()
-    registry = Registry([code_execution(executor), *extra.tools])
+    registry = Registry([code_execution(executor), sandbox(executor), *extra.tools])
 
     async def list_tools(
         context: Context, params: types.PaginatedRequestParams | None
