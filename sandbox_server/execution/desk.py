@@ -246,6 +246,8 @@ def profile_for(asked: SessionLimits, grant: Grant) -> Profile:
     """
     own, widest = grant.profile.limits, grant.widest or grant.profile.limits
     chosen = {name: value for name in SessionLimits.NAMES if (value := getattr(asked, name)) is not None}
+    if not chosen:
+        return grant.profile
     for name, value in chosen.items():
         least, most = getattr(_LEAST, name), getattr(widest, name)
         if not value >= least:
