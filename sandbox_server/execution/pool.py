@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from itertools import count
 
 import anyio
@@ -23,15 +21,15 @@ from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import Busy, ConfigError, EngineUnavailable, LimitExceeded, SandboxServerError
 from sandbox_server.execution.grants import Sizing
 from sandbox_server.execution.places import Places
-from sandbox_server.execution.queue import FairQueue, Rounds, Waiter, longest_line
+from sandbox_server.execution.queue import Rounds, Waiter, longest_line
 from sandbox_server.execution.sandbox import Sandbox
+from sandbox_server.execution.shelf import RETRY_FIRST, RETRY_MOST, Shelf
 
 _log = logging.getLogger(__name__)
 
 HEAD_START = 0.05
 """Seconds that the call which took a warm sandbox has the processors to itself: starting the next one
 keeps them busy for longer than a short run takes. Nobody who waits for a sandbox waits for this."""
-RETRY_FIRST, RETRY_MOST = 0.5, 15.0
 START_SECONDS = 60.0
 """After which an engine that is still starting a sandbox counts as one that does not answer."""
 SHELF_LIFE = 3600.0
@@ -39,36 +37,6 @@ SHELF_LIFE = 3600.0
 LONGEST_RUN = 3600.0
 TYPICAL_START = 0.5
 """Seconds; only a first guess for `retry_after`."""
-
-
-@dataclass(eq=False)
-class Shelf:
-    """The pool of one profile. `turn` says when it was last served; the lowest is next.
-
-    `kept` unless somebody has asked for a profile of its own: nothing of that is made ahead, and
-    the shelf is there only while somebody waits for it.
-    """
-
-    profile: Profile
-    kept: bool = True
-    idle: deque[Sandbox] = field(default_factory=deque)
-    queue: FairQueue = field(default_factory=FairQueue)
-    making: int = 0
-    turn: int = 0
-    checked: bool = False
-    error: SandboxServerError | None = None
-    retry_at: float = 0.0
-    retry_pause: float = RETRY_FIRST
-
-    @property
-    def wanted(self) -> int:
-        """Callers that no start under way will serve."""
-        return len(self.queue) - self.making
-
-    def back_off(self) -> None:
-        """Make nothing ahead for a while, each time longer."""
-        self.retry_at = time.monotonic() + self.retry_pause
-        self.retry_pause = min(RETRY_MOST, self.retry_pause * 2)
 
 
 class Pools:

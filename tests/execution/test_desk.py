@@ -113,7 +113,9 @@ async def test_calls_into_one_session_come_in_order_and_hold_up_no_other(manager
 
 
 @pytest.mark.parametrize("operation", ["run", "info", "reset", "extend", "close"])
-async def test_a_foreign_handle_answers_exactly_as_one_that_never_was(manager: Manager, operation: str) -> None:
+async def test_a_foreign_handle_answers_exactly_as_one_that_never_was(
+    manager: Manager, operation: str
+) -> None:
     session = await create(manager, ALICE)
     closed = await create(manager, ALICE)
     manager.sessions.close(handle_of(closed), caller=ALICE)
@@ -207,7 +209,9 @@ async def test_an_expired_session_is_destroyed_without_any_call(engine: FakeEngi
             assert "expired" in (await refusal(lambda: cell(manager, session, "out hi"))).message
 
 
-@pytest.mark.parametrize(("ttl", "error"), [(0.0, InvalidRequest), (-1.0, InvalidRequest), (1e9, LimitExceeded)])
+@pytest.mark.parametrize(
+    ("ttl", "error"), [(0.0, InvalidRequest), (-1.0, InvalidRequest), (1e9, LimitExceeded)]
+)
 async def test_a_ttl_beyond_the_policy_makes_no_session(
     manager: Manager, engine: FakeEngine, ttl: float, error: type[Exception]
 ) -> None:

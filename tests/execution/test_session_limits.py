@@ -12,11 +12,11 @@ from sandbox_server.engines.fake import FakeEngine
 from sandbox_server.engines.profile import MIB, Profile, SandboxLimits
 from sandbox_server.errors import Busy, EngineUnavailable, InvalidRequest, LimitExceeded
 from sandbox_server.execution.api import Caller
-from sandbox_server.execution.desk import profile_for
 from sandbox_server.execution.grants import Grant
 from sandbox_server.execution.languages import LANGUAGES
 from sandbox_server.execution.manager import Manager
 from sandbox_server.execution.models import SessionLimits, SessionRequest, SessionView
+from sandbox_server.execution.tailored import profile_for
 from tests.execution.support import PYTHON, SIZING, Callers, ignore, nothing_left, pooled, take
 
 pytestmark = pytest.mark.anyio
