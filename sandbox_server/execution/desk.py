@@ -83,7 +83,7 @@ class SessionDesk:
         try:
             await sandbox.reset()
         except SandboxLost:
-            self.lost(session, "its sandbox was lost while it was reset; variables and files are gone")
+            self._fail(session, "its sandbox was lost while it was reset")
             raise
         session.restart()
         return self.view(session, "reset", "all processes were ended; variables are gone, files are kept")
@@ -97,7 +97,7 @@ class SessionDesk:
         try:
             session.replace(await self._take(session.profile, session.principal, on_event))
         except BaseException:
-            self.registry.end(session, "it was reset and got no new sandbox; variables and files are gone")
+            self._fail(session, "it was reset and got no new sandbox")
             raise
         finally:
             session.opening = False
@@ -108,7 +108,8 @@ class SessionDesk:
 
     def extend(self, handle: str, ttl: float | None, *, caller: Caller) -> SessionView:
         session = self.find(handle, caller)
-        self._living(session)
+        if not session.lock.locked():
+            self._living(session)  # one that runs does not expire
         now = time.monotonic()
         last = session.created + self._sizing.session_ttl
         if ttl is not None and not ttl > 0:
@@ -140,6 +141,16 @@ class SessionDesk:
     def lost(self, session: Session, story: str) -> None:
         """The session has ended, with what it held."""
         sandbox = self.registry.end(session, story)
+        if sandbox:
+            self._pools.discard(sandbox)
+
+    def _fail(self, session: Session, why: str) -> None:
+        """A reset took the sandbox. A connection's own session goes on without; its next result says so."""
+        story = f"{why}; variables and files are gone"
+        if session.explicit or session.closed:
+            self.lost(session, story)
+            return
+        sandbox, session.sandbox, session.loss = session.sandbox, None, story
         if sandbox:
             self._pools.discard(sandbox)
 

@@ -243,6 +243,7 @@ class Manager:
             sandbox = await self._session_sandbox(session, request, clock, on_event)
             keep = grant.language.stateful
             capture = capture_for(request.limits)
+            session.used = time.monotonic()
             try:
                 exit = await sandbox.run(job_for(request, grant, keep=keep), capture, on_event)
             except BaseException:
@@ -277,10 +278,11 @@ class Manager:
         """The session's sandbox, or a fresh one, with the request's files in it."""
         self._desk.drop_if_over(session)
         if session.sandbox:
-            clock.warm = True
+            # Closing takes it out of the session while we wait: then what is put or run here is lost.
+            sandbox, clock.warm = session.sandbox, True
             for file in request.files:
-                await session.sandbox.put(file)
-            return session.sandbox
+                await sandbox.put(file)
+            return sandbox
         self._desk.check_room(session.principal)
         session.opening = True
         try:

@@ -34,7 +34,7 @@ class Sessions:
     def __init__(self, sizing: Sizing) -> None:
         self._sizing = sizing
         self._by_id: dict[str, Session] = {}
-        self._by_connection: dict[tuple[str, Profile], Session] = {}
+        self._by_connection: dict[tuple[str, str, Profile], Session] = {}
         self._ended: OrderedDict[str, _Ended] = OrderedDict()
 
     def __len__(self) -> int:
@@ -58,11 +58,13 @@ class Sessions:
 
     def of(self, principal: str, connection: str, profile: Profile) -> Session:
         """The session of a connection for a profile; made, without a sandbox yet, if need be."""
-        session = self._by_connection.get((connection, profile))
+        # The principal, too: whoever gets hold of a connection must not get its owner's session.
+        key = principal, connection, profile
+        session = self._by_connection.get(key)
         if session is None:
             sizing = self._sizing
             session = Session(profile, principal, idle=sizing.session_idle, ttl=sizing.session_ttl)
-            self._by_connection[connection, profile] = self._by_id[session.id] = session
+            self._by_connection[key] = self._by_id[session.id] = session
         return session
 
     def add(self, session: Session) -> None:
@@ -90,7 +92,8 @@ class Sessions:
     def reachable(self, caller: Caller) -> list[Session]:
         """Those with a sandbox that `caller` made, and its connection's own."""
         own = [s for s in self._by_id.values() if s.explicit and s.principal == caller.principal]
-        own += [s for (connection, _), s in self._by_connection.items() if connection == caller.connection]
+        here = (caller.principal, caller.connection)
+        own += [s for key, s in self._by_connection.items() if key[:2] == here]
         return [session for session in own if session.sandbox]
 
     # --- ending
@@ -125,7 +128,7 @@ class Sessions:
 
     def close(self, connection: str) -> list[Sandbox]:
         """Forget a connection; returns the sandboxes to destroy."""
-        own = [session for key, session in self._by_connection.items() if key[0] == connection]
+        own = [session for key, session in self._by_connection.items() if key[1] == connection]
         ended = [self.end(session, "its connection has ended; nothing of it is left") for session in own]
         return [sandbox for sandbox in ended if sandbox]
 

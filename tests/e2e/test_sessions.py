@@ -26,6 +26,8 @@ from sandbox_server.execution.models import (
     SessionRequest,
     SessionView,
 )
+from sandbox_server.protocol.server import build_server
+from tests.protocol.fake_executor import connect
 
 ALICE, BOB = Caller("alice"), Caller("bob")
 SIZING = Sizing(warm=0, sandboxes=6, sessions=6, parallel_starts=2, queue=100, queue_wait=60.0)
@@ -186,6 +188,26 @@ async def test_closing_kills_what_runs_and_a_dead_container_is_told(
     with pytest.raises(NotFound, match=r"had died.*gone"):
         await bob.run("1")
     await sandboxes(manager, 0)
+
+
+async def test_a_stateless_client_works_in_a_session_by_its_handle(manager: Manager) -> None:
+    async with connect(build_server(manager, version="0"), "2026-07-28") as client:
+
+        async def call(tool: str, **arguments: Any) -> dict[str, Any]:
+            with anyio.fail_after(60):
+                content = (await client.call_tool(tool, arguments)).structured_content
+            assert isinstance(content, dict)
+            return content
+
+        (made,) = (await call("sandbox", operation="create", ttl=60))["sessions"]
+        await call("code_execution", code="x = 41", session=made["id"])
+        again = await call("code_execution", code="x + 1", session=made["id"])
+        assert (again["result"], again["session"]["state"]) == ("42", "kept")
+        assert 0 < again["session"]["expires_in_seconds"] <= 60
+        await call("sandbox", operation="close", session=made["id"])
+        over = await call("code_execution", code="x", session=made["id"])
+        assert over["code"] == "not_found"
+        assert "closed" in over["message"]
 
 
 async def test_forty_calls_of_five_principals_are_served_in_turn(manager: Manager) -> None:

@@ -22,12 +22,14 @@ from sandbox_server.errors import (
 from sandbox_server.execution.api import Caller
 from sandbox_server.execution.manager import Manager
 from sandbox_server.execution.models import (
+    InputFile,
     RunResult,
     SessionRequest,
     SessionView,
 )
+from sandbox_server.execution.session import Session
 from sandbox_server.execution.sessions import MOST_ENDED_EACH
-from tests.execution.support import SIZING, ignore, managed, nothing_left, run, told
+from tests.execution.support import PYTHON, SIZING, ignore, managed, nothing_left, opened, run, start, told
 
 pytestmark = pytest.mark.anyio
 
@@ -396,6 +398,69 @@ async def test_closing_while_a_reset_waits_for_its_sandbox_leaves_nothing(
         engine.gate.set()
     assert "closed" in errors[0].message
     assert await nothing_left(manager, engine)
+
+
+async def test_a_reset_that_fails_is_told_by_the_next_call_of_a_connections_own_session(
+    manager: Manager, engine: FakeEngine
+) -> None:
+    own = await run(manager, "set x 42", principal="alice", on="c")
+    assert own.session.id is not None
+    engine.started[0].runner.deaf_to_reset = True
+    with pytest.raises(SandboxLost):
+        await manager.sessions.reset(own.session.id, "interpreter", caller=ALICE, on_event=ignore)
+    after = await run(manager, "get x", principal="alice", on="c")
+    assert told(after) == ("error", "lost")
+    assert "reset" in after.session.note
+
+
+async def test_a_connections_own_session_can_be_reset_and_closed_by_its_handle(
+    manager: Manager, engine: FakeEngine
+) -> None:
+    own = await run(manager, "set x 42", principal="alice", on="c")
+    assert own.session.id is not None
+    view = await manager.sessions.reset(own.session.id, "interpreter", caller=ALICE, on_event=ignore)
+    assert (view.info.state, view.explicit) == ("reset", False)
+    assert told(await run(manager, "get x", principal="alice", on="c")) == ("error", "kept")
+    manager.sessions.close(own.session.id, caller=ALICE)
+    fresh = await run(manager, "out hi", principal="alice", on="c")
+    assert told(fresh) == ("ok", "kept")
+    assert fresh.session.id != own.session.id
+    with pytest.raises(NotFound, match="closed"):
+        manager.sessions.info(own.session.id, caller=ALICE)
+
+
+async def test_who_gets_hold_of_a_connection_does_not_get_its_owners_session(manager: Manager) -> None:
+    await run(manager, "set x 42", principal="alice", on="c")
+    assert (await run(manager, "get x", principal="bob", on="c")).outcome == "error"
+
+
+async def test_extending_a_session_that_runs_does_not_end_it(engine: FakeEngine) -> None:
+    async with managed(engine, session_idle=1e-9) as manager, anyio.create_task_group() as tasks:
+        own = Session(PYTHON, "alice", idle=1e-9, ttl=60.0, explicit=True)
+        manager.sessions.registry.add(own)
+        container = await start(engine)
+        async with opened(container) as sandbox:
+            own.adopt(sandbox)
+            async with own.lock:
+                view = manager.sessions.extend(own.id, 30.0, caller=ALICE)
+                assert (view.info.state, view.running) == ("kept", True)
+        tasks.cancel_scope.cancel()
+
+
+async def test_closing_while_files_are_put_is_told_as_lost(manager: Manager, engine: FakeEngine) -> None:
+    session = await create(manager)
+    engine.started[0].runner.stalled = True
+    errors: list[SandboxServerError] = []
+
+    async def call() -> None:
+        files = (InputFile("a", b"1"), InputFile("b", b"2"))
+        errors.append(await refusal(lambda: cell(manager, session, "out hi", files=files)))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+        await anyio.wait_all_tasks_blocked()
+        manager.sessions.close(handle_of(session), caller=ALICE)
+    assert [type(error) for error in errors] == [SandboxLost]
 
 
 # --- how many
