@@ -3,7 +3,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup images demo test check bench fmt lock clean
+.PHONY: help setup images demo test soak check bench fmt lock clean
 
 help:            ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ demo: images     ## A small real job through the official MCP client, and hostil
 
 test: images     ## The whole suite against the real engine; ARGS="tests/images -k hash" for less
 	@scripts/test.sh $(ARGS)
+
+soak: images     ## 10,000 runs and 500 sessions leave nothing behind; half an hour
+	@SANDBOX_TEST_SOAK=full $(BIN)/python -m pytest -m soak -s tests/e2e/test_soak.py
 
 check:           ## ruff, mypy --strict, import contracts
 	@scripts/setup.sh venv

@@ -30,6 +30,8 @@ which holds the program back through its full pipe. Frames from the runner are a
 
 Operations (OPEN):
   {"op": "ping"}                      CLOSE {"ok": true}
+  {"op": "reset"}                     CLOSE {"ok": bool}: whether it is proved that of all runs nothing
+                                      is left, the kept interpreter included; files stay
   {"op": "write", "path": "a/b.csv", "append": false}, then DATA... END
                                       CLOSE {"ok": true, "size": n}
                                       or {"ok": false, "error": "ENOSPC", "message": ...}
@@ -195,7 +197,7 @@ class Supervisor:
 
     def _open(self, number, request):
         op = request["op"]
-        if op == "run" and self.run is not None:
+        if op in ("run", "reset") and self.run is not None:
             self.close(number, {"ok": False, "error": "EBUSY", "message": "a run is going on"})
         elif op == "run":
             self.run = self.channels[number] = Run(self, number, request)
@@ -205,6 +207,8 @@ class Supervisor:
                 self.channels[number] = files.Write(self, number, request)
             except OSError as error:
                 self.close(number, files.failure(error))
+        elif op == "reset":
+            self.close(number, {"ok": self.kill_interpreter()})
         elif op == "ping":
             self.close(number, {"ok": True})
         else:
@@ -240,9 +244,10 @@ class Supervisor:
         return alone, [(pid, status) for pid, status, _rusage in ended]
 
     def kill_interpreter(self):
-        """End the kept interpreter between runs."""
+        """End the kept interpreter between runs. Returns as `kill_all`, whether nothing else is left."""
         self.drop_interpreter()
-        self.kill_all()
+        alone, _ended = self.kill_all()
+        return alone
 
     def drop_interpreter(self):
         """Forget the kept interpreter; whoever calls has killed it or will."""

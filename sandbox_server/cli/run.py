@@ -19,6 +19,7 @@ from sandbox_server.cli.failures import INTERRUPTED, first_cause, status
 from sandbox_server.cli.output import Screen, as_json, error_json, note, save_displays
 from sandbox_server.config import Settings
 from sandbox_server.errors import InvalidRequest, SandboxServerError
+from sandbox_server.execution.api import Caller
 from sandbox_server.execution.languages import LANGUAGES
 from sandbox_server.execution.models import InputFile, RunRequest, RunResult
 from sandbox_server.policy.models import Policy
@@ -101,7 +102,7 @@ async def _run(settings: Settings, request: RunRequest, timeout: float | None, *
             limits = replace(limits, wall=timeout)
         async with Screen(live=live) as screen:
             request = replace(request, limits=limits)
-            return await stack.manager.run(request, connection=None, on_event=screen.show)
+            return await stack.manager.run(request, caller=Caller(), on_event=screen.show)
 
 
 def only(policy: Policy, language: str) -> Policy:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from sandbox_server.app import Stack
 from sandbox_server.cli.checks import Check, failed
 from sandbox_server.errors import SandboxServerError
+from sandbox_server.execution.api import Caller
 from sandbox_server.execution.models import RunRequest, RunResult
 
 MARK: Final = "doctor"
@@ -107,4 +108,4 @@ async def _try_timeout(stack: Stack, language: str) -> Check:
 async def _run(stack: Stack, language: str, code: str) -> RunResult:
     limits = replace(stack.policy.grants[language].defaults, wall=_LIMIT)
     request = RunRequest(language=language, code=code, limits=limits)
-    return await stack.manager.run(request, connection=None, on_event=lambda _: None)
+    return await stack.manager.run(request, caller=Caller(), on_event=lambda _: None)

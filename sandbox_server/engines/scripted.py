@@ -28,7 +28,7 @@ class ScriptedRunner:
 
     After `death` is set nothing more is sent. `files` are what was written, by path.
     While `stalled`, whoever writes a file takes nothing and gives no credit. Writing a file
-    ends it with `die_on_write`, if set. `ran` counts the runs.
+    ends it with `die_on_write`, if set. `deaf_to_reset`: a reset can't end everything. `ran` counts the runs.
     """
 
     def __init__(self) -> None:
@@ -40,6 +40,7 @@ class ScriptedRunner:
         """What the kept interpreter remembers; None: there is none."""
         self.running: _Run | None = None
         self.stalled = False
+        self.deaf_to_reset = False
         self.die_on_write: Death | None = None
         self.ran = 0
         self._channels: dict[int, _Run | _Write] = {}
@@ -65,6 +66,11 @@ class ScriptedRunner:
     def _open(self, number: int, request: dict[str, Any]) -> None:
         match request["op"]:
             case "ping":
+                self.close(number, {"ok": True})
+            case "reset" if self.deaf_to_reset:
+                self.close(number, {"ok": False})
+            case "reset" if self.running is None:
+                self.memory = None
                 self.close(number, {"ok": True})
             case "write" if self.die_on_write is not None:
                 self.death = self.die_on_write

@@ -11,7 +11,29 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sandbox_server.engines.profile import KIB, MIB
-from sandbox_server.execution.models import RunEvent, RunRequest, RunResult
+from sandbox_server.execution.models import (
+    ResetWhat,
+    RunEvent,
+    RunRequest,
+    RunResult,
+    SessionRequest,
+    SessionView,
+)
+
+ANONYMOUS = "anonymous"
+"""The principal of every caller where nobody has to prove who they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: everything that a caller may reach, and every quota, goes by `principal`.
+
+    `connection` is the id of the connection that the call came on, None if it came on none.
+    """
+
+    principal: str = ANONYMOUS
+    connection: str | None = None
+
 
 OnEvent = Callable[[RunEvent], None]
 """Called synchronously on the event loop, in the order of the events; must not block or raise."""
@@ -37,16 +59,59 @@ class Caps:
     max_stdin: int = 4 * MIB
 
 
+class SessionOperations(Protocol):
+    """What a caller can do with its sessions.
+
+    Each raises NotFound for a handle that is no session of the caller's principal: a foreign one
+    and one that never existed get the same words, one of its own that is over says so.
+    """
+
+    async def create(self, request: SessionRequest, *, caller: Caller, on_event: OnEvent) -> SessionView:
+        """A new session with a sandbox of its own. Raises Busy, LimitExceeded, InvalidRequest,
+        EngineUnavailable."""
+        ...
+
+    def list(self, *, caller: Caller) -> tuple[SessionView, ...]:
+        """Those that the caller made, and its connection's own."""
+        ...
+
+    def info(self, handle: str, *, caller: Caller) -> SessionView:
+        """One of them. Looking does not prolong it."""
+        ...
+
+    async def reset(self, handle: str, what: ResetWhat, *, caller: Caller, on_event: OnEvent) -> SessionView:
+        """End all its processes and keep the files, or give it a new sandbox. Waits for the calls
+        before it. Raises SandboxLost if the sandbox does not survive the former."""
+        ...
+
+    def extend(self, handle: str, ttl: float | None, *, caller: Caller) -> SessionView:
+        """Let it live for `ttl` seconds from now, or for as long as the policy allows, and count as
+        used now. Raises LimitExceeded."""
+        ...
+
+    def close(self, handle: str, *, caller: Caller) -> SessionView:
+        """End it, and what runs in it, at once."""
+        ...
+
+
 class Executor(Protocol):
     """Runs code. Safe to call from many tasks at once."""
 
-    async def run(self, request: RunRequest, *, connection: str | None, on_event: OnEvent) -> RunResult:
+    async def run(
+        self, request: RunRequest, *, caller: Caller, on_event: OnEvent, session: str | None = None
+    ) -> RunResult:
         """Run `request` and say how it ended; a failing program is a result, never an exception.
 
-        `connection` is the id of the caller's connection, whose session keeps state between
-        calls; None is a one-shot run in a sandbox of its own. Cancelling ends every process of
-        the run before this returns. Raises the errors of `sandbox_server.errors`.
+        With `session`, the handle of one of the caller's sessions, it runs in that one. Without,
+        it runs in a session of the caller's connection, or where there is no connection in a
+        sandbox of its own. Cancelling ends every process of the run before this returns.
+        Raises the errors of `sandbox_server.errors`.
         """
+        ...
+
+    @property
+    def sessions(self) -> SessionOperations:
+        """Sessions that callers make and name by handle."""
         ...
 
     async def close_connection(self, connection: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sandbox_server.engines.profile import Profile
+from sandbox_server.engines.profile import Profile, SandboxLimits
 from sandbox_server.execution.languages import Language
 from sandbox_server.execution.models import RunLimits
 
@@ -12,12 +12,17 @@ from sandbox_server.execution.models import RunLimits
 @dataclass(frozen=True, slots=True)
 class Grant:
     """One language as the policy grants it: its sandbox, the limits of a run when the caller
-    names none, and the most that a caller may ask for."""
+    names none, and the most that a caller may ask for.
+
+    `widest` is the most that a session made for it may have of memory, cpus, pids and
+    workspace; None: what the profile has.
+    """
 
     language: Language
     profile: Profile
     defaults: RunLimits = field(default_factory=RunLimits)
     ceiling: RunLimits = field(default_factory=RunLimits)
+    widest: SandboxLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,7 @@ class Sizing:
 
     `warm` sandboxes wait per profile. `sandboxes` caps all that exist at once (warm, busy and
     in sessions) and `memory` the sum of their limits: admission is decided before creation.
+    `runs_per_principal` counts calls that wait, too.
     """
 
     warm: int = 2
@@ -34,7 +40,9 @@ class Sizing:
     parallel_starts: int = 3
     queue: int = 64
     queue_wait: float = 30.0
+    runs_per_principal: int = 32
     sessions: int = 8
+    sessions_per_principal: int = 8
     session_idle: float = 900.0
     session_ttl: float = 4 * 3600.0
     reap_every: float = 30.0

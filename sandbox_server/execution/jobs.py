@@ -41,6 +41,12 @@ class PutReport(BaseModel):
     message: str = ""
 
 
+class ResetReport(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    ok: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One run as the runner needs it. Times in seconds; `cpu` None means no limit of its own."""

@@ -14,15 +14,15 @@ import anyio
 from anyio.abc import TaskGroup
 
 from sandbox_server.engines.base import Engine
+from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import (
-    Busy,
     EngineUnavailable,
     InvalidRequest,
-    NotFound,
     SandboxLost,
     SandboxServerError,
 )
-from sandbox_server.execution.api import Caps, OnEvent
+from sandbox_server.execution.api import Caller, Caps, OnEvent
+from sandbox_server.execution.desk import SessionDesk
 from sandbox_server.execution.grants import Grant, Sizing
 from sandbox_server.execution.models import (
     Queued,
@@ -33,14 +33,14 @@ from sandbox_server.execution.models import (
 )
 from sandbox_server.execution.paths import workspace_path
 from sandbox_server.execution.pool import Pools
+from sandbox_server.execution.quota import Underway
 from sandbox_server.execution.runs import Clock, capture_for, effective_limits, job_for, result_of
 from sandbox_server.execution.sandbox import Sandbox
-from sandbox_server.execution.sessions import Session, Sessions
+from sandbox_server.execution.session import Session
 
 _log = logging.getLogger(__name__)
 
 SHUTDOWN_SECONDS = 30.0
-_ONE_SHOT = "one-shot"
 _FRESH_TRIES = 3
 
 
@@ -55,7 +55,8 @@ class Manager:
         profiles = dict.fromkeys(grant.profile for grant in grants.values())
         longest = max((grant.ceiling.wall for grant in grants.values()), default=0.0)
         self._pools = Pools(engine, profiles, sizing, longest_run=longest)
-        self._sessions = Sessions(sizing)
+        self._underway = Underway(sizing.runs_per_principal)
+        self._desk = SessionDesk(self._pools, self._grants, sizing, self._underway)
         self._stack = AsyncExitStack()
         self._swept = False
 
@@ -117,8 +118,7 @@ class Manager:
             await anyio.sleep(self._sizing.reap_every)
 
     def _expire(self) -> None:
-        for sandbox in self._sessions.expire():
-            self._pools.discard(sandbox)
+        self._desk.expire()
         self._pools.retire()
 
     # --- the Executor's door
@@ -136,8 +136,12 @@ class Manager:
             max_files_bytes=max(grant.profile.limits.workspace for grant in grants),
         )
 
+    @property
+    def sessions(self) -> SessionDesk:
+        return self._desk
+
     async def close_connection(self, connection: str) -> None:
-        for sandbox in self._sessions.close(connection):
+        for sandbox in self._desk.registry.close(connection):
             self._pools.discard(sandbox)
 
     async def health(self) -> dict[str, object]:
@@ -145,20 +149,34 @@ class Manager:
         error = self._pools.last_error
         return {
             "engine": "ok" if error is None else error.code,
-            "sessions": len(self._sessions),
+            "sessions": len(self._desk.registry),
             **self._pools.counts(),
         }
 
-    async def run(self, request: RunRequest, *, connection: str | None, on_event: OnEvent) -> RunResult:
+    async def run(
+        self, request: RunRequest, *, caller: Caller, on_event: OnEvent, session: str | None = None
+    ) -> RunResult:
         clock = Clock(time.monotonic())
         grant = self._grant(request)
         limits = effective_limits(request.limits, grant)
         files = tuple(replace(file, path=workspace_path(file.path)) for file in request.files)
         request = replace(request, limits=limits, files=files)
         on_event = _quiet(on_event)
-        if connection is None:
-            return await self._run_once(request, grant, clock, on_event)
-        return await self._run_in_session(request, grant, clock, connection, on_event)
+        with self._underway.one(caller.principal):
+            place = self._session(session, grant, caller)
+            if place is None:
+                return await self._run_once(request, grant, caller.principal, clock, on_event)
+            return await self._run_in_session(request, grant, clock, place, on_event)
+
+    def _session(self, handle: str | None, grant: Grant, caller: Caller) -> Session | None:
+        """Where to run: the session of that handle, the connection's own, or none."""
+        if handle is not None:
+            session = self._desk.find(handle, caller)
+            self._desk.check_language(grant, session)
+            return session
+        if caller.connection is None:
+            return None
+        return self._desk.registry.of(caller.principal, caller.connection, grant.profile)
 
     def _grant(self, request: RunRequest) -> Grant:
         grant = self._grants.get(request.language)
@@ -174,9 +192,9 @@ class Manager:
     # --- one-shot
 
     async def _run_once(
-        self, request: RunRequest, grant: Grant, clock: Clock, on_event: OnEvent
+        self, request: RunRequest, grant: Grant, principal: str, clock: Clock, on_event: OnEvent
     ) -> RunResult:
-        sandbox = await self._prepared(request, grant, _ONE_SHOT, clock, on_event)
+        sandbox = await self._prepared(request, grant.profile, principal, clock, on_event)
         try:
             capture = capture_for(request.limits)
             exit = await sandbox.run(job_for(request, grant, keep=False), capture, on_event)
@@ -185,14 +203,14 @@ class Manager:
         return result_of(exit, capture, grant, clock, SessionInfo(None, "none"))
 
     async def _prepared(
-        self, request: RunRequest, grant: Grant, principal: str, clock: Clock, on_event: OnEvent
+        self, request: RunRequest, profile: Profile, principal: str, clock: Clock, on_event: OnEvent
     ) -> Sandbox:
         """A fresh sandbox with the request's files in it.
 
         One that dies before the code was sent has run nothing: another is taken, a few times.
         """
         for attempt in range(_FRESH_TRIES):
-            sandbox = await self._acquire(grant, principal, clock, on_event)
+            sandbox = await self._acquire(profile, principal, clock, on_event)
             try:
                 for file in request.files:
                     await sandbox.put(file)
@@ -206,26 +224,26 @@ class Manager:
                 raise
         raise AssertionError("unreachable")
 
-    async def _acquire(self, grant: Grant, principal: str, clock: Clock, on_event: OnEvent) -> Sandbox:
+    async def _acquire(self, profile: Profile, principal: str, clock: Clock, on_event: OnEvent) -> Sandbox:
         def tell(position: int) -> None:
             on_event(Queued(position))
 
         begin = time.monotonic()
-        sandbox, clock.warm = await self._pools.acquire(grant.profile, principal, tell)
+        sandbox, clock.warm = await self._pools.acquire(profile, principal, tell)
         clock.acquired += time.monotonic() - begin
         return sandbox
 
     # --- sessions
 
     async def _run_in_session(
-        self, request: RunRequest, grant: Grant, clock: Clock, connection: str, on_event: OnEvent
+        self, request: RunRequest, grant: Grant, clock: Clock, session: Session, on_event: OnEvent
     ) -> RunResult:
-        session = self._sessions.of(connection, grant.profile)
         async with session.lock:
             clock.queued = time.monotonic() - clock.begin
-            sandbox = await self._session_sandbox(session, request, grant, connection, clock, on_event)
+            sandbox = await self._session_sandbox(session, request, clock, on_event)
             keep = grant.language.stateful
             capture = capture_for(request.limits)
+            session.used = time.monotonic()
             try:
                 exit = await sandbox.run(job_for(request, grant, keep=keep), capture, on_event)
             except BaseException:
@@ -236,7 +254,9 @@ class Manager:
                 session.sandbox = None
                 self._pools.discard(sandbox)
             state, note = session.conclude(exit.report if sandbox.alive else None, keep)
-            return result_of(exit, capture, grant, clock, self._sessions.info(session, state, note))
+            if session.sandbox is None and session.explicit:
+                self._desk.lost(session, note)
+            return result_of(exit, capture, grant, clock, session.info(state, note))
 
     def _interrupted(self, session: Session, sandbox: Sandbox) -> None:
         """A call was cancelled: nobody gets its result, so the next one tells what became of the state."""
@@ -245,48 +265,36 @@ class Manager:
         if not sandbox.alive:
             session.lose("the sandbox was destroyed when a call was cancelled")
             self._pools.discard(sandbox)
+            if session.explicit:
+                self._desk.lost(session, session.loss)
 
     async def _session_sandbox(
         self,
         session: Session,
         request: RunRequest,
-        grant: Grant,
-        connection: str,
         clock: Clock,
         on_event: OnEvent,
     ) -> Sandbox:
         """The session's sandbox, or a fresh one, with the request's files in it."""
-        over = session.end_if_over(self._sizing)
-        if over:
-            self._pools.discard(over)
+        self._desk.drop_if_over(session)
         if session.sandbox:
-            clock.warm = True
+            # Closing takes it out of the session while we wait: then what is put or run here is lost.
+            sandbox, clock.warm = session.sandbox, True
             for file in request.files:
-                await session.sandbox.put(file)
-            return session.sandbox
-        if not session.closed:
-            self._check_room()
-            session.opening = True
-            try:
-                sandbox = await self._prepared(request, grant, connection, clock, on_event)
-            finally:
-                session.opening = False
-            # The connection may have ended meanwhile; nobody would ever close this one.
-            if not session.closed:
-                session.adopt(sandbox)
-                return sandbox
+                await sandbox.put(file)
+            return sandbox
+        self._desk.check_room(session.principal)
+        session.opening = True
+        try:
+            sandbox = await self._prepared(request, session.profile, session.principal, clock, on_event)
+        finally:
+            session.opening = False
+        # The connection may have ended meanwhile; nobody would ever close this one.
+        if session.closed:
             self._pools.discard(sandbox)
-        raise NotFound("the connection has ended", hint="nothing was run")
-
-    def _check_room(self) -> None:
-        """Raises Busy if there are as many sessions as there may be."""
-        self._expire()
-        if self._sessions.full:
-            raise Busy(
-                f"all {self._sizing.sessions} sessions are in use",
-                retry_after=30.0,
-                hint="nothing was run; try again when another client has finished",
-            )
+            raise self._desk.registry.over(session.id, session.principal)
+        session.adopt(sandbox)
+        return sandbox
 
 
 def _quiet(on_event: OnEvent) -> OnEvent:

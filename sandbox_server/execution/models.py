@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
-from sandbox_server.engines.profile import KIB, MIB, Runtime
+from sandbox_server.engines.profile import KIB, MIB, Runtime, SandboxLimits
 
 Outcome = Literal[
     "ok", "error", "signal", "timeout", "out_of_memory", "output_limit", "disk_full", "cancelled"
@@ -122,6 +122,46 @@ class SessionInfo:
     state: SessionState
     expires_in: float | None = None
     note: str = ""
+
+
+ResetWhat = Literal["interpreter", "everything"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """What a caller may choose of a session's sandbox; None is the policy's own. Sizes in bytes."""
+
+    NAMES: ClassVar = ("memory", "cpus", "pids", "workspace")
+
+    memory: int | None = None
+    cpus: float | None = None
+    pids: int | None = None
+    workspace: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRequest:
+    """A session to be made: for the programs of `language`, for at most `ttl` seconds."""
+
+    language: str = "python"
+    ttl: float | None = None
+    limits: SessionLimits = field(default_factory=SessionLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """A session as its owner sees it. `info.state` is what the operation left of the session.
+
+    `age` in seconds; `running`: a call is going on in it; not `explicit`: it is the connection's own.
+    """
+
+    info: SessionInfo
+    image: str
+    languages: tuple[str, ...]
+    limits: SandboxLimits
+    age: float
+    running: bool
+    explicit: bool
 
 
 @dataclass(frozen=True, slots=True)

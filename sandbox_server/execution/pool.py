@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from itertools import count
 
 import anyio
@@ -23,15 +21,15 @@ from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import Busy, ConfigError, EngineUnavailable, LimitExceeded, SandboxServerError
 from sandbox_server.execution.grants import Sizing
 from sandbox_server.execution.places import Places
-from sandbox_server.execution.queue import FairQueue, Waiter
+from sandbox_server.execution.queue import Rounds, Waiter, longest_line
 from sandbox_server.execution.sandbox import Sandbox
+from sandbox_server.execution.shelf import RETRY_FIRST, RETRY_MOST, Shelf
 
 _log = logging.getLogger(__name__)
 
 HEAD_START = 0.05
 """Seconds that the call which took a warm sandbox has the processors to itself: starting the next one
 keeps them busy for longer than a short run takes. Nobody who waits for a sandbox waits for this."""
-RETRY_FIRST, RETRY_MOST = 0.5, 15.0
 START_SECONDS = 60.0
 """After which an engine that is still starting a sandbox counts as one that does not answer."""
 SHELF_LIFE = 3600.0
@@ -39,31 +37,6 @@ SHELF_LIFE = 3600.0
 LONGEST_RUN = 3600.0
 TYPICAL_START = 0.5
 """Seconds; only a first guess for `retry_after`."""
-
-
-@dataclass(eq=False)
-class Shelf:
-    """The pool of one profile. `turn` says when it was last served; the lowest is next."""
-
-    profile: Profile
-    idle: deque[Sandbox] = field(default_factory=deque)
-    queue: FairQueue = field(default_factory=FairQueue)
-    making: int = 0
-    turn: int = 0
-    checked: bool = False
-    error: SandboxServerError | None = None
-    retry_at: float = 0.0
-    retry_pause: float = RETRY_FIRST
-
-    @property
-    def wanted(self) -> int:
-        """Callers that no start under way will serve."""
-        return len(self.queue) - self.making
-
-    def back_off(self) -> None:
-        """Make nothing ahead for a while, each time longer."""
-        self.retry_at = time.monotonic() + self.retry_pause
-        self.retry_pause = min(RETRY_MOST, self.retry_pause * 2)
 
 
 class Pools:
@@ -90,12 +63,18 @@ class Pools:
         self._patience = start_seconds
         self._shelves = {profile: Shelf(profile) for profile in profiles}
         self._places = Places(sizing)
+        self._rounds = Rounds()
         self._owned: set[Sandbox] = set()
         self._turns = count(1)
         self._tasks: TaskGroup | None = None
         self._change = anyio.Event()
         self._evicting = False
         self._start_seconds = TYPICAL_START
+
+    @property
+    def profiles(self) -> int:
+        """How many there is a pool for: the kept ones and those that somebody waits for."""
+        return len(self._shelves)
 
     @property
     def last_error(self) -> SandboxServerError | None:
@@ -133,7 +112,7 @@ class Pools:
                 f"one sandbox of image '{profile.image}' is larger than the deployment's whole memory",
                 hint="the operator must raise deployment.memory or lower the limit",
             )
-        shelf = self._shelves[profile]
+        shelf = self._shelf(profile)
         while shelf.idle:
             sandbox = shelf.idle.popleft()
             self._tasks.start_soon(self._refill_soon)
@@ -141,16 +120,43 @@ class Pools:
                 return sandbox, True
             self.discard(sandbox)
         while True:
-            sandbox = await self._wait(shelf, principal, on_position)
+            sandbox = await self._wait(self._shelf(profile), principal, on_position)
             if sandbox.alive:
                 return sandbox, False
             self.discard(sandbox)  # it died on the way from its maker
 
-    async def _wait(self, shelf: Shelf, principal: str, on_position: Callable[[int], None]) -> Sandbox:
+    def _shelf(self, profile: Profile) -> Shelf:
+        shelf = self._shelves.get(profile)
+        if shelf is None:
+            shelf = self._shelves[profile] = Shelf(profile, kept=False)
+        return shelf
+
+    def _forget(self, shelf: Shelf) -> None:
+        """Unless it is kept or somebody still needs it."""
+        if not (shelf.kept or shelf.making or shelf.queue):
+            self._shelves.pop(shelf.profile, None)
+
+    def _admit(self, principal: str) -> int:
+        """How many wait already. Raises Busy if no more may; but nobody fills the queue for others."""
         waiting = sum(len(each.queue) for each in self._shelves.values())
         if waiting >= self._sizing.queue:
-            raise self._busy(f"all sandboxes are taken and {waiting} calls wait already", waiting)
+            busy = self._busy(f"all sandboxes are taken and {waiting} calls wait already", waiting)
+            found = longest_line((each.queue for each in self._shelves.values()), principal)
+            if found is None:
+                raise busy
+            queue, waiter = found
+            queue.remove(waiter)
+            waiter.settle(busy)
+        return waiting
+
+    async def _wait(self, shelf: Shelf, principal: str, on_position: Callable[[int], None]) -> Sandbox:
+        try:
+            waiting = self._admit(principal)
+        except Busy:
+            self._forget(shelf)
+            raise
         waiter = Waiter(principal, on_position)
+        self._rounds.join(principal)
         shelf.queue.push(waiter)
         self._wake()
         try:
@@ -162,6 +168,9 @@ class Pools:
             raise
         finally:
             shelf.queue.remove(waiter)
+            if not any(principal in each.queue for each in self._shelves.values()):
+                self._rounds.leave(principal)
+            self._forget(shelf)
             self._wake()  # with one want less there may be room for another
         if isinstance(waiter.outcome, Exception):
             raise waiter.outcome
@@ -224,8 +233,9 @@ class Pools:
     def _most_urgent(self, now: float) -> Shelf | None:
         """A pool whose next start has a place reserved, or None if there is nothing to do now."""
         wanting = [shelf for shelf in self._shelves.values() if shelf.wanted > 0]
-        # In turn, or a pool with a long queue would leave nothing to the others.
-        for shelf in sorted(wanting, key=lambda each: each.turn):
+        # In turn, or a principal with calls in many pools, or a pool with a long queue, would leave
+        # nothing to the others.
+        for shelf in sorted(wanting, key=lambda each: (self._rounds.turn(each.queue), each.turn)):
             if self._places.take(shelf.profile):
                 shelf.turn = next(self._turns)
                 return shelf
@@ -234,7 +244,7 @@ class Pools:
             return None
         for shelf in sorted(self._shelves.values(), key=lambda each: len(each.idle) + each.making):
             missing = len(shelf.idle) + shelf.making < self._sizing.warm
-            if missing and shelf.retry_at <= now and self._places.take(shelf.profile):
+            if shelf.kept and missing and shelf.retry_at <= now and self._places.take(shelf.profile):
                 return shelf
         return None
 
@@ -271,6 +281,7 @@ class Pools:
             self._deliver(shelf, sandbox)
         finally:
             shelf.making -= 1
+            self._forget(shelf)
             self._wake()
 
     async def _open(self, shelf: Shelf) -> Sandbox:
@@ -330,9 +341,12 @@ class Pools:
         if not sandbox.alive:
             self.discard(sandbox)
         elif waiter := shelf.queue.pop():
+            self._rounds.served(waiter.principal)
             waiter.settle(sandbox)
-        else:
+        elif shelf.kept:
             shelf.idle.append(sandbox)
+        else:
+            self.discard(sandbox)  # nobody else could want it
 
     # --- looking after
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 
 import anyio
 
@@ -64,6 +65,17 @@ class FairQueue:
             del self._lines[waiter.principal]
         self._announce()
 
+    def __contains__(self, principal: str) -> bool:
+        return principal in self._lines
+
+    def counts(self) -> Counter[str]:
+        """How many wait of each principal."""
+        return Counter({principal: len(line) for principal, line in self._lines.items()})
+
+    def last_of(self, principal: str) -> Waiter:
+        """Who of `principal` has come last. Raises KeyError if none of them waits."""
+        return self._lines[principal][-1]
+
     def drain(self) -> Iterator[Waiter]:
         """Take out everybody."""
         while (waiter := self.pop()) is not None:
@@ -79,3 +91,44 @@ class FairQueue:
             for line in lines:
                 if turn < len(line):
                     yield line[turn]
+
+
+class Rounds:
+    """When each principal that waits was last served: over several queues the fair order needs that.
+
+    Who begins to wait goes behind all others, as in one queue.
+    """
+
+    def __init__(self) -> None:
+        self._turns = count(1)
+        self._last: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def join(self, principal: str) -> None:
+        self._last.setdefault(principal, next(self._turns))
+
+    def served(self, principal: str) -> None:
+        self._last[principal] = next(self._turns)
+
+    def leave(self, principal: str) -> None:
+        self._last.pop(principal, None)
+
+    def turn(self, queue: FairQueue) -> int:
+        """Lower: somebody in this queue has waited for more rounds."""
+        return min((self._last.get(principal, 0) for principal in queue.counts()), default=0)
+
+
+def longest_line(queues: Iterable[FairQueue], newcomer: str) -> tuple[FairQueue, Waiter] | None:
+    """Whose place a newcomer gets when no more may wait: the last call of the principal that has the
+    most, if that leaves it no fewer than the newcomer's has then. None: nobody's."""
+    queues = list(queues)
+    counts = sum((queue.counts() for queue in queues), Counter[str]())
+    if not counts:
+        return None
+    principal, most = max(counts.items(), key=lambda item: item[1])
+    if most - 1 < counts[newcomer] + 1:
+        return None
+    queue = max(queues, key=lambda each: each.counts()[principal])
+    return queue, queue.last_of(principal)

@@ -20,7 +20,16 @@ from sandbox_server.engines.base import Container, Death
 from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import EngineUnavailable, SandboxLost
 from sandbox_server.execution.capture import RunCapture
-from sandbox_server.execution.jobs import CloseReport, Exit, HostCause, Job, PutReport, encode_run, put_error
+from sandbox_server.execution.jobs import (
+    CloseReport,
+    Exit,
+    HostCause,
+    Job,
+    PutReport,
+    ResetReport,
+    encode_run,
+    put_error,
+)
 from sandbox_server.execution.models import InputFile, RunEvent
 from sandbox_server.execution.models import Output as OutputEvent
 from sandbox_server.wire import Frame, Type
@@ -29,6 +38,7 @@ _log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 30.0
 PUT_SECONDS = 30.0
+RESET_SECONDS = 5.0
 KILL_GRACE = 1.0
 """How long the runner may take to kill a run before the whole container is destroyed."""
 SEND_SECONDS = 2.0
@@ -327,6 +337,30 @@ class Sandbox:
             return PutReport.model_validate_json(channel.close.payload)
         except ValidationError:
             return None
+
+    async def reset(self) -> None:
+        """End every process of the session, the kept interpreter too; files stay.
+
+        Raises SandboxLost if the runner does not prove that nothing is left.
+        """
+        number, channel = self._open()
+        try:
+            with anyio.move_on_after(RESET_SECONDS):
+                await self._send(wire.encode_json(Type.OPEN, number, {"op": "reset"}))
+                await channel.attention.wait()
+        finally:
+            del self._channels[number]
+        if not self._was_reset(channel):
+            self._lose("its processes could not be ended")
+            raise SandboxLost(
+                "the sandbox was lost while it was reset", hint="create another session; its files are gone"
+            )
+
+    def _was_reset(self, channel: _Channel) -> bool:
+        try:
+            return channel.close is not None and ResetReport.model_validate_json(channel.close.payload).ok
+        except ValidationError:
+            return False
 
     async def destroy(self) -> bool:
         """Destroy the container, shielded and bounded. Returns whether it is gone; if not, the

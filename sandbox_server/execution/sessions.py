@@ -1,145 +1,147 @@
-"""Sessions in their simplest form: what a connection keeps between its calls.
+"""All sessions: who has which, how many there may be, and what became of those that have ended.
 
-A connection has one sandbox per profile, so languages that the policy gives the same image
-and limits share their files. Only its own connection can reach a session.
+A connection has one session per profile, so languages that the policy gives the same image and
+limits share their files. Every session belongs to one principal. A handle of somebody else gets
+the very same answer as one that never existed.
 """
 
 from __future__ import annotations
 
-import secrets
-import time
-from dataclasses import dataclass, field
-
-import anyio
+from collections import OrderedDict
+from dataclasses import dataclass
 
 from sandbox_server.engines.profile import Profile
+from sandbox_server.errors import NotFound
+from sandbox_server.execution.api import Caller
 from sandbox_server.execution.grants import Sizing
-from sandbox_server.execution.jobs import CloseReport
-from sandbox_server.execution.models import SessionInfo, SessionState
 from sandbox_server.execution.sandbox import Sandbox
+from sandbox_server.execution.session import Session
+
+MOST_ENDED = 4096
+MOST_ENDED_EACH = 64
+"""Of one principal: one that makes and closes sessions all day must not make us forget another's."""
 
 
-@dataclass(eq=False)
-class Session:
-    """One stateful sandbox of one connection. `lock` puts its calls in order.
-
-    `loss` is what the next result must say, because no result has said it yet; `interrupted`
-    that nobody got the last one. `opening` while a sandbox is on its way, `closed` once the
-    connection has ended.
-    """
-
-    profile: Profile
-    id: str = field(default_factory=lambda: secrets.token_hex(16))
-    lock: anyio.Lock = field(default_factory=anyio.Lock)
-    sandbox: Sandbox | None = None
-    created: float = 0.0
-    used: float = 0.0
-    cells: int = 0
-    interrupted: bool = False
-    opening: bool = False
-    closed: bool = False
-    loss: str = ""
-
-    def adopt(self, sandbox: Sandbox) -> None:
-        """Begin anew in `sandbox`."""
-        self.sandbox = sandbox
-        self.created = self.used = time.monotonic()
-        self.cells = 0
-        self.interrupted = False
-
-    def lose(self, note: str) -> Sandbox | None:
-        """Give up the sandbox, if there is one; the next result says why."""
-        sandbox, self.sandbox = self.sandbox, None
-        if sandbox is not None:
-            self.loss = f"{note}; variables and files of earlier calls are gone"
-        return sandbox
-
-    def end_if_over(self, sizing: Sizing) -> Sandbox | None:
-        """Give up a sandbox that has died or whose time is up; returns it for destruction."""
-        if self.sandbox and not self.sandbox.alive:
-            return self.lose("the sandbox had died")
-        if self.sandbox and self.expires_in(sizing) <= 0:
-            return self.lose("the session had expired")
-        return None
-
-    def expires_in(self, sizing: Sizing) -> float:
-        now = time.monotonic()
-        return min(self.used + sizing.session_idle - now, self.created + sizing.session_ttl - now)
-
-    def conclude(self, report: CloseReport | None, stateful: bool) -> tuple[SessionState, str]:
-        """What is true after a run, for its result."""
-        loss, self.loss = self.loss, ""
-        if report is None or self.sandbox is None:
-            return "lost", "the sandbox ended; variables and files are gone"
-        note = self._count_cell(report) if stateful else ""
-        if loss:
-            return "lost", loss
-        return ("reset" if note else "kept"), note
-
-    def _count_cell(self, report: CloseReport) -> str:
-        """What became of the interpreter since the last result, if it did not simply go on."""
-        # Whether a cancelled call took it along, only the next one finds out.
-        restarted = report.fresh and (self.cells > 0 or self.interrupted)
-        cause = "a call was cancelled" if self.interrupted else "the interpreter had ended"
-        self.interrupted = False
-        self.cells += 1
-        if report.interpreter == "gone":
-            self.cells = 0
-            return "the interpreter ended; variables are gone, files are kept"
-        return f"{cause} since the last result; variables were gone, files are kept" if restarted else ""
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    principal: str
+    story: str
 
 
 class Sessions:
-    """The sessions of all connections."""
+    """The sessions of all principals, by handle and, where they belong to one, by connection."""
 
     def __init__(self, sizing: Sizing) -> None:
         self._sizing = sizing
-        self._sessions: dict[tuple[str, Profile], Session] = {}
+        self._by_id: dict[str, Session] = {}
+        self._by_connection: dict[tuple[str, str, Profile], Session] = {}
+        self._ended: OrderedDict[str, _Ended] = OrderedDict()
 
     def __len__(self) -> int:
-        return sum(1 for session in self._sessions.values() if session.sandbox or session.opening)
+        return sum(1 for session in self._by_id.values() if session.sandbox or session.opening)
 
     @property
     def held(self) -> int:
         """How many are remembered, with or without a sandbox."""
-        return len(self._sessions)
-
-    def of(self, connection: str, profile: Profile) -> Session:
-        """The session of a connection for a profile; made, without a sandbox yet, if need be."""
-        session = self._sessions.get((connection, profile))
-        if session is None:
-            session = self._sessions[connection, profile] = Session(profile)
-        return session
+        return len(self._by_id)
 
     @property
     def full(self) -> bool:
         return len(self) >= self._sizing.sessions
 
+    def full_for(self, principal: str) -> bool:
+        """Whether `principal` has as many as it may have."""
+        own = (s for s in self._by_id.values() if s.principal == principal and (s.sandbox or s.opening))
+        return sum(1 for _ in own) >= self._sizing.sessions_per_principal
+
+    # --- finding
+
+    def of(self, principal: str, connection: str, profile: Profile) -> Session:
+        """The session of a connection for a profile; made, without a sandbox yet, if need be."""
+        # The principal, too: whoever gets hold of a connection must not get its owner's session.
+        key = principal, connection, profile
+        session = self._by_connection.get(key)
+        if session is None:
+            sizing = self._sizing
+            session = Session(profile, principal, idle=sizing.session_idle, ttl=sizing.session_ttl)
+            self._by_connection[key] = self._by_id[session.id] = session
+        return session
+
+    def add(self, session: Session) -> None:
+        """One that a caller makes for itself."""
+        self._by_id[session.id] = session
+
+    def find(self, handle: str, principal: str) -> Session:
+        """Raises NotFound: no such session, or not this principal's, or over, which it says."""
+        session = self._by_id.get(handle)
+        if session is not None and session.principal == principal:
+            return session
+        raise self.over(handle, principal)
+
+    def over(self, handle: str, principal: str) -> NotFound:
+        """Why `handle` is no session of `principal`."""
+        ended = self._ended.get(handle)
+        if ended is not None and ended.principal == principal:
+            return NotFound(
+                f"this session is over: {ended.story}", hint="nothing was run; create another session"
+            )
+        return NotFound(
+            "there is no such session", hint="nothing was run; create one, or leave the session out"
+        )
+
+    def reachable(self, caller: Caller) -> list[Session]:
+        """Those with a sandbox that `caller` made, and its connection's own."""
+        own = [s for s in self._by_id.values() if s.explicit and s.principal == caller.principal]
+        here = (caller.principal, caller.connection)
+        own += [s for key, s in self._by_connection.items() if key[:2] == here]
+        return [session for session in own if session.sandbox]
+
+    # --- ending
+
+    def end(self, session: Session, story: str) -> Sandbox | None:
+        """Forget a session, but for how it ended; returns the sandbox to destroy, if there is one."""
+        sandbox, session.sandbox = session.sandbox, None
+        session.closed = True
+        if self._by_id.pop(session.id, None) is None:
+            return sandbox
+        for key in [key for key, each in self._by_connection.items() if each is session]:
+            del self._by_connection[key]
+        # Nobody was ever given the handle of one that never had a sandbox.
+        if session.created:
+            self._remember(session, story)
+        return sandbox
+
+    def _remember(self, session: Session, story: str) -> None:
+        own = [handle for handle, ended in self._ended.items() if ended.principal == session.principal]
+        if len(own) >= MOST_ENDED_EACH:
+            del self._ended[own[0]]
+        elif len(self._ended) >= MOST_ENDED:
+            self._ended.popitem(last=False)
+        self._ended[session.id] = _Ended(session.principal, story)
+
+    def end_if_over(self, session: Session) -> Sandbox | None:
+        """As the session's own; an explicit one is forgotten with it."""
+        sandbox = session.end_if_over()
+        if sandbox and session.explicit:
+            self.end(session, session.loss)
+        return sandbox
+
     def close(self, connection: str) -> list[Sandbox]:
         """Forget a connection; returns the sandboxes to destroy."""
-        keys = [key for key in self._sessions if key[0] == connection]
-        sandboxes = []
-        for session in [self._sessions.pop(key) for key in keys]:
-            session.closed = True
-            if session.sandbox:
-                sandboxes.append(session.sandbox)
-                session.sandbox = None
-        return sandboxes
+        own = [session for key, session in self._by_connection.items() if key[1] == connection]
+        ended = [self.end(session, "its connection has ended; nothing of it is left") for session in own]
+        return [sandbox for sandbox in ended if sandbox]
 
     def expire(self) -> list[Sandbox]:
         """Take the sandboxes of sessions that are over and not running, because their time is up or
         they have died. Forgets sessions that have nothing left to tell."""
         taken = []
-        for key, session in list(self._sessions.items()):
-            if session.lock.locked():
+        for session in list(self._by_id.values()):
+            if session.lock.locked() or session.opening:
                 continue
             if session.sandbox:
-                sandbox = session.end_if_over(self._sizing)
+                sandbox = self.end_if_over(session)
                 taken += [sandbox] if sandbox else []
-            elif not session.loss or session.expires_in(self._sizing) < -self._sizing.session_ttl:
-                del self._sessions[key]
+            elif not session.loss or session.expires_in() < -session.ttl:
+                self.end(session, "it had expired; variables and files are gone")
         return taken
-
-    def info(self, session: Session, state: SessionState, note: str) -> SessionInfo:
-        expires_in = max(0.0, session.expires_in(self._sizing)) if session.sandbox else None
-        return SessionInfo(session.id, state, expires_in, note)

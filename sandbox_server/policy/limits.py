@@ -86,14 +86,21 @@ def _grant(
     ceiling = RunLimits(
         wall=ceilings.wall, cpu=ceilings.cpu, output=ceilings.output, output_total=defaults.output_total
     )
-    return Grant(LANGUAGES[name], profile, defaults, ceiling)
+    widest = replace(
+        sandbox,
+        memory=ceilings.memory,
+        pids=ceilings.pids,
+        workspace=ceilings.workspace,
+        cpus=sandbox.cpus if ceilings.cpus is None else ceilings.cpus,
+    )
+    return Grant(LANGUAGES[name], profile, defaults, ceiling, widest)
 
 
 class _Merged:
     """One language's limits: its own, else the role's defaults, else the built-in ones."""
 
     def __init__(self, rule: LanguageRule, code: Code, ceilings: Ceilings, at: Path, where: Path) -> None:
-        self._ceilings: dict[str, Any] = ceilings.model_dump()
+        self._ceilings: dict[str, Any] = ceilings.model_dump(exclude_none=True)
         self._places: dict[str, Path] = {}
         self._written: dict[str, Any] = {}
         self._where = where

@@ -40,7 +40,8 @@ class Strict(BaseModel):
 
 
 class Ceilings(Strict):
-    """The most that any role may grant. `wall`, `cpu` and `output` also bound what a caller may ask for."""
+    """The most that any role may grant, and a caller ask for: `wall`, `cpu` and `output` of a run, the
+    others of a session. Without `cpus` a session may have what its language has."""
 
     LATER = frozenset({"concurrent"})
 
@@ -50,6 +51,7 @@ class Ceilings(Strict):
     pids: Pids = 256
     output: Kept = 4 * MIB
     workspace: Tmpfs = 256 * MIB
+    cpus: Annotated[float, Field(ge=0.05, le=256)] | None = None
 
 
 class Limits(Strict):
@@ -100,7 +102,9 @@ class Deployment(Strict):
     parallel_starts: Annotated[int, Field(ge=1, le=64)] = _BUILT_IN.parallel_starts
     queue: Annotated[int, Field(ge=1, le=100_000)] = _BUILT_IN.queue
     queue_wait: Annotated[Duration, Field(ge=0, le=3600)] = _BUILT_IN.queue_wait
+    runs_per_principal: Annotated[int, Field(ge=1, le=100_000)] = _BUILT_IN.runs_per_principal
     sessions: Annotated[int, Field(ge=0, le=4096)] = _BUILT_IN.sessions
+    sessions_per_principal: Annotated[int, Field(ge=0, le=4096)] = _BUILT_IN.sessions_per_principal
     session_idle: Annotated[Duration, Field(ge=1, le=7 * 24 * 3600)] = _BUILT_IN.session_idle
     session_ttl: Annotated[Duration, Field(ge=1, le=7 * 24 * 3600)] = _BUILT_IN.session_ttl
 

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from sandbox_server.errors import InvalidRequest, SandboxServerError
 from sandbox_server.protocol.calls import Calls
-from sandbox_server.protocol.connections import connection_of
+from sandbox_server.protocol.connections import caller_of
 from sandbox_server.protocol.failures import tool_error, unexplained
 from sandbox_server.protocol.text import clip, surrogate_paths, visible
 from sandbox_server.protocol.tools import Arguments, Call, Context, Tool, ToolResult
@@ -57,7 +57,7 @@ class Registry:
             raise MCPError(code=types.INVALID_PARAMS, message=self._unknown(params.name))
         try:
             arguments = parse_arguments(tool.arguments, params.arguments or {})
-            call = Call(context=context, params=params, connection=connection_of(context))
+            call = Call(context=context, params=params, caller=caller_of(context))
             return await calls.run(partial(tool.handler, arguments, call))
         except MCPError:
             raise

@@ -10,6 +10,7 @@ import mcp_types as types
 from mcp.server.context import ServerRequestContext
 from pydantic import BaseModel, ConfigDict
 
+from sandbox_server.execution.api import Caller
 from sandbox_server.protocol.connections import ServerState
 
 Context = ServerRequestContext[ServerState, Any]
@@ -24,11 +25,11 @@ class Arguments(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One `tools/call`, beside its arguments. `connection` is None where calls share nothing."""
+    """One `tools/call`, beside its arguments."""
 
     context: Context
     params: types.CallToolRequestParams
-    connection: str | None
+    caller: Caller
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from sandbox_server.engines.base import Owner
 from sandbox_server.engines.docker import DockerEngine
 from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import SandboxLost
+from sandbox_server.execution.api import Caller
 from sandbox_server.execution.grants import Grant, Sizing
 from sandbox_server.execution.languages import LANGUAGES
 from sandbox_server.execution.manager import Manager
@@ -42,7 +43,7 @@ async def run(
 ) -> RunResult:
     request = RunRequest(language, code, limits=replace(LIMITS, wall=wall))
     with anyio.fail_after(60):
-        return await manager.run(request, connection=connection, on_event=lambda event: None)
+        return await manager.run(request, caller=Caller(connection=connection), on_event=lambda event: None)
 
 
 async def test_the_kernel_that_a_program_sees_is_gvisors(manager: Manager) -> None:

@@ -13,6 +13,7 @@ import anyio
 from sandbox_server.engines.fake import FakeContainer, FakeEngine
 from sandbox_server.engines.profile import MIB, Profile, SandboxLimits
 from sandbox_server.errors import SandboxServerError
+from sandbox_server.execution.api import ANONYMOUS, Caller
 from sandbox_server.execution.capture import RunCapture
 from sandbox_server.execution.grants import Grant, Sizing
 from sandbox_server.execution.jobs import Job
@@ -70,9 +71,18 @@ def ignore(event: RunEvent) -> None:
 
 
 async def run(
-    manager: Manager, code: str, language: str = "python", *, on: str | None = None, **changes: Any
+    manager: Manager,
+    code: str,
+    language: str = "python",
+    *,
+    on: str | None = None,
+    principal: str = ANONYMOUS,
+    session: str | None = None,
+    **changes: Any,
 ) -> RunResult:
-    return await manager.run(request(code, language, **changes), connection=on, on_event=ignore)
+    return await manager.run(
+        request(code, language, **changes), caller=Caller(principal, on), on_event=ignore, session=session
+    )
 
 
 @asynccontextmanager

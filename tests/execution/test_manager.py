@@ -20,6 +20,7 @@ from sandbox_server.errors import (
     SandboxLost,
     SandboxServerError,
 )
+from sandbox_server.execution.api import Caller
 from sandbox_server.execution.manager import Manager
 from sandbox_server.execution.models import InputFile, Output, Queued, RunEvent
 from tests.execution.support import ignore, managed, nothing_left, request, run
@@ -91,7 +92,7 @@ async def test_output_is_cut_to_what_the_caller_asked_for(manager: Manager) -> N
 
 async def test_events_come_live_and_in_order(manager: Manager) -> None:
     events: list[RunEvent] = []
-    await manager.run(request("out a\nerr b"), connection=None, on_event=events.append)
+    await manager.run(request("out a\nerr b"), caller=Caller(), on_event=events.append)
     assert events == [Queued(1), Output("stdout", b"a\n"), Output("stderr", b"b\n")]
 
 
@@ -103,7 +104,7 @@ async def test_a_listener_that_breaks_costs_nobody_anything(manager: Manager) ->
         calls += 1
         raise RuntimeError("a bug")
 
-    result = await manager.run(request("out a\nout b"), connection=None, on_event=broken)
+    result = await manager.run(request("out a\nout b"), caller=Caller(), on_event=broken)
     assert (result.outcome, result.stdout.text) == ("ok", "a\nb\n")
     assert calls == 1
     assert (await run(manager, "out hi")).outcome == "ok"
@@ -164,7 +165,7 @@ async def test_a_wrong_request_is_refused_and_nothing_runs(
     manager: Manager, engine: FakeEngine, changes: dict[str, Any], error: type[SandboxServerError]
 ) -> None:
     with pytest.raises(error) as refused:
-        await manager.run(request(**{"code": "out hi", **changes}), connection=None, on_event=ignore)
+        await manager.run(request(**{"code": "out hi", **changes}), caller=Caller(), on_event=ignore)
     assert refused.value.hint
     assert all(not container.runner.ran for container in engine.started)
     assert await nothing_left(manager, engine)
@@ -298,7 +299,7 @@ async def test_waiting_calls_are_told_their_position(engine: FakeEngine) -> None
             await anyio.wait_all_tasks_blocked()
 
             async def listening() -> None:
-                await manager.run(request("out hi"), connection=None, on_event=listen)
+                await manager.run(request("out hi"), caller=Caller(), on_event=listen)
 
             tasks.start_soon(listening)
             await anyio.wait_all_tasks_blocked()

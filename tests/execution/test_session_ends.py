@@ -148,9 +148,9 @@ async def test_a_failed_first_call_takes_no_place(engine: FakeEngine) -> None:
 async def test_connections_that_never_close_are_forgotten_once_they_have_nothing_to_be_told() -> None:
     sessions = Sessions(replace(SIZING, session_idle=0.0, session_ttl=0.0))
     for number in range(100):
-        sessions.of(f"connection {number}", PYTHON)
+        sessions.of("p", f"connection {number}", PYTHON)
     async with opened(await start(FakeEngine())) as sandbox:
-        sessions.of("one with a sandbox", PYTHON).adopt(sandbox)
+        sessions.of("p", "one with a sandbox", PYTHON).adopt(sandbox)
         assert sessions.expire() == [sandbox]
     assert sessions.expire() == []
     assert sessions.held == 0
@@ -158,6 +158,6 @@ async def test_connections_that_never_close_are_forgotten_once_they_have_nothing
 
 def test_one_connection_has_one_session_per_profile() -> None:
     sessions = Sessions(Sizing())
-    assert sessions.of("c", PYTHON) is sessions.of("c", PYTHON)
-    assert sessions.of("c", PYTHON) is not sessions.of("c", NODE)
-    assert sessions.of("c", PYTHON) is not sessions.of("d", PYTHON)
+    assert sessions.of("p", "c", PYTHON) is sessions.of("p", "c", PYTHON)
+    assert sessions.of("p", "c", PYTHON) is not sessions.of("p", "c", NODE)
+    assert sessions.of("p", "c", PYTHON) is not sessions.of("p", "d", PYTHON)

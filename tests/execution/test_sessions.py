@@ -8,6 +8,7 @@ import pytest
 from sandbox_server.engines.base import Death
 from sandbox_server.engines.fake import FakeEngine
 from sandbox_server.errors import EngineUnavailable, SandboxLost
+from sandbox_server.execution.api import Caller
 from sandbox_server.execution.manager import Manager
 from sandbox_server.execution.models import InputFile, RunResult
 from tests.execution.support import SIZING, managed, request, run, told
@@ -144,7 +145,9 @@ async def test_a_call_cancelled_as_it_ended_says_kept_if_the_interpreter_lives(m
     await run(manager, "set x 42", on="c")
     with anyio.CancelScope() as scope:
         # The whole run is over, but its result has not been given yet.
-        await manager.run(request("out bye"), connection="c", on_event=lambda _: scope.cancel())
+        await manager.run(
+            request("out bye"), caller=Caller(connection="c"), on_event=lambda _: scope.cancel()
+        )
     assert scope.cancelled_caught
     after = await run(manager, "get x", on="c")
     assert told(after) == ("ok", "kept")

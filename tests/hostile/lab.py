@@ -19,6 +19,7 @@ from sandbox_server.engines.base import Owner
 from sandbox_server.engines.docker import DockerEngine
 from sandbox_server.engines.docker.images import open_images
 from sandbox_server.engines.profile import KIB, Profile, SandboxLimits
+from sandbox_server.execution.api import Caller
 from sandbox_server.execution.grants import Grant, Sizing
 from sandbox_server.execution.languages import LANGUAGES, Language
 from sandbox_server.execution.manager import Manager
@@ -112,7 +113,7 @@ class Lab:
 
         request = RunRequest(language, code, args, stdin, files, RunLimits(wall=wall, output=output))
         with anyio.fail_after(wall + SLACK):
-            return await self.manager.run(request, connection=connection, on_event=on_event)
+            return await self.manager.run(request, caller=Caller(connection=connection), on_event=on_event)
 
     # --- from outside
 

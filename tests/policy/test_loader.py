@@ -84,6 +84,31 @@ def test_ceilings_bound_what_a_caller_may_ask_for_and_lower_the_built_in_default
     assert (python.defaults.wall, python.defaults.cpu, python.defaults.output) == (5, 4, 8192)
 
 
+def test_ceilings_are_the_most_that_a_session_may_have() -> None:
+    ceilings = "ceilings: {memory: 512MiB, pids: 100, workspace: 128MiB, cpus: 1.5}\n"
+    grant = loaded(with_code("{languages: {python: {}}}", ceilings)).grants["python"]
+    assert grant.widest is not None
+    widest = grant.widest
+    assert (widest.memory, widest.pids, widest.workspace, widest.cpus) == (512 * MIB, 100, 128 * MIB, 1.5)
+    assert grant.profile.limits.memory == 256 * MIB
+
+
+def test_without_a_ceiling_for_cpus_a_session_may_have_what_its_language_has() -> None:
+    grant = loaded(with_code("{languages: {python: {cpus: 3}}}")).grants["python"]
+    assert grant.widest is not None
+    assert grant.widest.cpus == 3
+    assert "above ceilings.cpus, which is 2" in refusal(
+        with_code("{languages: {python: {cpus: 3}}}", "ceilings: {cpus: 2}\n")
+    )
+
+
+def test_what_one_principal_may_have_is_the_policys() -> None:
+    sizing = loaded(f"{MINIMAL}deployment: {{sessions_per_principal: 3, runs_per_principal: 7}}\n").sizing
+    assert (sizing.sessions_per_principal, sizing.runs_per_principal) == (3, 7)
+    assert "did you mean 'runs_per_principal'?" in refusal(f"{MINIMAL}deployment: {{run_per_principal: 7}}\n")
+    assert "too small" in refusal(f"{MINIMAL}deployment: {{runs_per_principal: 0}}\n")
+
+
 def test_the_revision_ignores_layout_and_follows_meaning() -> None:
     spread = "# why\nroles:\n  basic:\n    code:\n      languages:\n        python: {}\n"
     spread += "schema: sandbox-policy/v1\n"

@@ -10,13 +10,20 @@ import anyio
 from mcp import Client
 from mcp.client._memory import InMemoryTransport
 
-from sandbox_server.execution.api import Caps, OnEvent
+from sandbox_server.engines.profile import SandboxLimits
+from sandbox_server.errors import NotFound
+from sandbox_server.execution.api import Caller, Caps, OnEvent
 from sandbox_server.execution.models import (
     Captured,
     Isolation,
+    Queued,
+    ResetWhat,
     RunRequest,
     RunResult,
     SessionInfo,
+    SessionRequest,
+    SessionState,
+    SessionView,
     Timings,
     Usage,
 )
@@ -51,6 +58,50 @@ async def print_42(request: RunRequest, on_event: OnEvent) -> RunResult:
     return OK
 
 
+def view(handle: str, state: SessionState = "kept", note: str = "") -> SessionView:
+    info = SessionInfo(handle, state, 900.0 if state == "kept" else None, note)
+    return SessionView(info, "python", ("python", "bash"), SandboxLimits(), 1.5, False, True)
+
+
+@dataclass
+class FakeSessions:
+    """Notes what it is asked. There is one session, whose handle is `known`."""
+
+    known: str = "h" * 32
+    asked: list[tuple[str, Caller, object]] = field(default_factory=list)
+
+    def _find(self, name: str, handle: str, caller: Caller, more: object = None) -> None:
+        self.asked.append((name, caller, more))
+        if handle != self.known:
+            raise NotFound("there is no such session", hint="create one")
+
+    async def create(self, request: SessionRequest, *, caller: Caller, on_event: OnEvent) -> SessionView:
+        on_event(Queued(1))
+        self.asked.append(("create", caller, request))
+        return view(self.known)
+
+    def list(self, *, caller: Caller) -> tuple[SessionView, ...]:
+        self.asked.append(("list", caller, None))
+        return (view(self.known), view("i" * 32, "lost", "it died\x1b[2J"))
+
+    def info(self, handle: str, *, caller: Caller) -> SessionView:
+        self._find("info", handle, caller)
+        return view(handle)
+
+    async def reset(self, handle: str, what: ResetWhat, *, caller: Caller, on_event: OnEvent) -> SessionView:
+        del on_event
+        self._find("reset", handle, caller, what)
+        return view(handle, "reset", "as asked")
+
+    def extend(self, handle: str, ttl: float | None, *, caller: Caller) -> SessionView:
+        self._find("extend", handle, caller, ttl)
+        return view(handle)
+
+    def close(self, handle: str, *, caller: Caller) -> SessionView:
+        self._find("close", handle, caller)
+        return view(handle, "lost", "closed")
+
+
 @dataclass
 class FakeExecutor:
     """`script` is what a run does. The lists say what happened, in order."""
@@ -59,13 +110,19 @@ class FakeExecutor:
     limits: Caps = field(default_factory=Caps)
     requests: list[RunRequest] = field(default_factory=list)
     connections: list[str | None] = field(default_factory=list)
+    desk: FakeSessions = field(default_factory=lambda: FakeSessions())
+    handles: list[str | None] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
     started: anyio.Event = field(default_factory=anyio.Event)
     cancelled: anyio.Event = field(default_factory=anyio.Event)
     close_seen: anyio.Event = field(default_factory=anyio.Event)
 
-    async def run(self, request: RunRequest, *, connection: str | None, on_event: OnEvent) -> RunResult:
+    async def run(
+        self, request: RunRequest, *, caller: Caller, on_event: OnEvent, session: str | None = None
+    ) -> RunResult:
+        connection = caller.connection
         self.requests.append(request)
+        self.handles.append(session)
         self.connections.append(connection)
         self.started.set()
         try:
@@ -76,6 +133,10 @@ class FakeExecutor:
         if connection is None or result.session.state != "none":
             return result
         return replace(result, session=SessionInfo(id=connection, state="kept"))
+
+    @property
+    def sessions(self) -> FakeSessions:
+        return self.desk
 
     async def close_connection(self, connection: str) -> None:
         self.closed.append(connection)

@@ -30,7 +30,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         {"code": "1", "langauge": "python"},
         "langauge: unknown argument, did you mean 'language'?",
     ),
-    ("not yet an argument", {"code": "1", "session": "s"}, "session: unknown argument"),
+    ("not yet an argument", {"code": "1", "gpu": 1}, "gpu: unknown argument"),
     ("unknown language", {"code": "1", "language": "cobol"}, "(known: python, javascript, bash)"),
     ("misspelt language", {"code": "1", "language": "pyhton"}, "did you mean 'python'?"),
     ("language by another name", {"code": "1", "language": "JS"}, "did you mean 'javascript'?"),

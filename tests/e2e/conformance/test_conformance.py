@@ -106,5 +106,6 @@ async def test_a_scenario_that_fails_is_noticed(node: NodeTools, tmp_path: Path)
 
 async def test_without_the_switch_no_fixture_is_served() -> None:
     async with served(None) as url, Client(url, mode="legacy") as client:
-        assert [tool.name for tool in (await client.list_tools()).tools] == ["code_execution"]
+        names = [tool.name for tool in (await client.list_tools()).tools]
+        assert names == ["code_execution", "sandbox"]
         assert client.server_capabilities.prompts is None

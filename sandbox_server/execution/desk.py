@@ -1,0 +1,246 @@
+"""What a caller can do with sessions: make one, look, reset, extend, close."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from sandbox_server.engines.profile import Profile
+from sandbox_server.errors import Busy, InvalidRequest, LimitExceeded, NotFound, SandboxLost
+from sandbox_server.execution.api import Caller, OnEvent
+from sandbox_server.execution.grants import Grant, Sizing
+from sandbox_server.execution.models import (
+    Queued,
+    ResetWhat,
+    SessionRequest,
+    SessionState,
+    SessionView,
+)
+from sandbox_server.execution.pool import Pools
+from sandbox_server.execution.quota import Underway
+from sandbox_server.execution.sandbox import Sandbox
+from sandbox_server.execution.session import Session
+from sandbox_server.execution.sessions import Sessions
+from sandbox_server.execution.tailored import profile_for
+
+_EVERYWHERE = "bash"
+"""Every image has it."""
+
+
+class SessionDesk:
+    """The `SessionOperations` of a manager, which runs code in these sessions."""
+
+    def __init__(self, pools: Pools, grants: Mapping[str, Grant], sizing: Sizing, underway: Underway) -> None:
+        self._pools = pools
+        self._grants = grants
+        self._sizing = sizing
+        self._underway = underway
+        self.registry = Sessions(sizing)
+
+    # --- the operations
+
+    async def create(self, request: SessionRequest, *, caller: Caller, on_event: OnEvent) -> SessionView:
+        grant = self._grants.get(request.language)
+        if grant is None:
+            raise InvalidRequest(
+                f"unknown language '{request.language[:40]}'", hint=f"one of: {', '.join(self._grants)}"
+            )
+        profile = profile_for(request.limits, grant)
+        ttl = self._ttl(request.ttl)
+        with self._underway.one(caller.principal):
+            self.check_room(caller.principal)
+            session = Session(
+                profile, caller.principal, idle=self._sizing.session_idle, ttl=ttl, explicit=True
+            )
+            self.registry.add(session)
+            session.opening = True
+            try:
+                session.adopt(await self._take(profile, caller.principal, on_event))
+            except BaseException:
+                self.registry.end(session, "")
+                raise
+            finally:
+                session.opening = False
+        return self.view(session, "kept", "a new session")
+
+    def list(self, *, caller: Caller) -> tuple[SessionView, ...]:
+        self.expire()
+        return tuple(self._seen(session) for session in self.registry.reachable(caller))
+
+    def info(self, handle: str, *, caller: Caller) -> SessionView:
+        return self._seen(self.find(handle, caller))
+
+    async def reset(self, handle: str, what: ResetWhat, *, caller: Caller, on_event: OnEvent) -> SessionView:
+        session = self.find(handle, caller)
+        with self._underway.one(caller.principal):
+            async with session.lock:
+                sandbox = self._living(session)
+                if what == "interpreter":
+                    return await self._restart(session, sandbox)
+                return await self._replace(session, on_event)
+
+    async def _restart(self, session: Session, sandbox: Sandbox) -> SessionView:
+        try:
+            await sandbox.reset()
+        except SandboxLost:
+            self._fail(session, "its sandbox was lost while it was reset")
+            raise
+        session.restart()
+        return self.view(session, "reset", "all processes were ended; variables are gone, files are kept")
+
+    async def _replace(self, session: Session, on_event: OnEvent) -> SessionView:
+        """The old sandbox goes first: there may be no place for two."""
+        old, session.sandbox = session.sandbox, None
+        session.opening = True  # keeps its place among the sessions
+        if old:
+            self._pools.discard(old)
+        try:
+            session.replace(await self._take(session.profile, session.principal, on_event))
+        except BaseException:
+            self._fail(session, "it was reset and got no new sandbox")
+            raise
+        finally:
+            session.opening = False
+        if session.closed:
+            self.lost(session, "")
+            raise self.registry.over(session.id, session.principal)
+        return self.view(session, "lost", "a new sandbox, as asked; variables and files are gone")
+
+    def extend(self, handle: str, ttl: float | None, *, caller: Caller) -> SessionView:
+        session = self.find(handle, caller)
+        if not session.lock.locked():
+            self._living(session)  # one that runs does not expire
+        now = time.monotonic()
+        last = session.created + self._sizing.session_ttl
+        if ttl is not None and not ttl > 0:
+            raise InvalidRequest("ttl must be more than 0 seconds", hint="leave it out for the most")
+        if ttl is not None and now + ttl > last:
+            raise LimitExceeded(
+                f"ttl {ttl:g} s is more than this session can have, {max(0.0, last - now):.0f} s",
+                hint="ask for less, or leave ttl out for the most",
+            )
+        session.deadline = last if ttl is None else now + ttl
+        session.used = now
+        return self._seen(session)
+
+    def close(self, handle: str, *, caller: Caller) -> SessionView:
+        session = self.find(handle, caller)
+        story = "it was closed; variables, files and processes are gone"
+        self.lost(session, story)
+        return self.view(session, "lost", story)
+
+    # --- what the manager shares
+
+    def find(self, handle: str, caller: Caller) -> Session:
+        """One of the caller's. Raises NotFound, which says so if it is over."""
+        session = self.registry.find(handle, caller.principal)
+        if not session.lock.locked():
+            self.drop_if_over(session)
+        return session
+
+    def lost(self, session: Session, story: str) -> None:
+        """The session has ended, with what it held."""
+        sandbox = self.registry.end(session, story)
+        if sandbox:
+            self._pools.discard(sandbox)
+
+    def _fail(self, session: Session, why: str) -> None:
+        """A reset took the sandbox. A connection's own session goes on without; its next result says so."""
+        story = f"{why}; variables and files are gone"
+        if session.explicit or session.closed:
+            self.lost(session, story)
+            return
+        sandbox, session.sandbox, session.loss = session.sandbox, None, story
+        if sandbox:
+            self._pools.discard(sandbox)
+
+    def drop_if_over(self, session: Session) -> None:
+        """Raises NotFound if nobody may use it any more. A connection's own goes on without a sandbox."""
+        over = self.registry.end_if_over(session)
+        if over:
+            self._pools.discard(over)
+        if session.closed:
+            raise self.registry.over(session.id, session.principal)
+
+    def _living(self, session: Session) -> Sandbox:
+        self.drop_if_over(session)
+        if session.sandbox is None:
+            raise NotFound(
+                f"this session has no sandbox: {session.loss or 'none was made yet'}",
+                hint="nothing was done; the next run on its connection makes one",
+            )
+        return session.sandbox
+
+    def check_room(self, principal: str) -> None:
+        """Raises Busy if there are as many sessions as there may be."""
+        self.expire()
+        if self.registry.full:
+            raise Busy(
+                f"all {self._sizing.sessions} sessions are in use",
+                retry_after=30.0,
+                hint="nothing was run; try again when another client has finished",
+            )
+        if self.registry.full_for(principal):
+            raise Busy(
+                f"{self._sizing.sessions_per_principal} sessions are yours, as many as one caller may have",
+                retry_after=30.0,
+                hint="nothing was run; close one that you don't need (tool sandbox, operation close)",
+            )
+
+    def check_language(self, grant: Grant, session: Session) -> None:
+        """Raises InvalidRequest for a language that the session's image does not have."""
+        if not _fits(grant, session.profile):
+            names = self._languages(session.profile)
+            raise InvalidRequest(
+                f"{grant.language.name} does not run in a session with image '{session.profile.image}', "
+                f"which runs {', '.join(names)}",
+                hint=f"nothing was run; create a session with language {grant.language.name}",
+            )
+
+    def expire(self) -> None:
+        for sandbox in self.registry.expire():
+            self._pools.discard(sandbox)
+
+    def view(self, session: Session, state: SessionState, note: str) -> SessionView:
+        return SessionView(
+            info=session.info(state, note),
+            image=session.profile.image,
+            languages=self._languages(session.profile),
+            limits=session.profile.limits,
+            age=time.monotonic() - session.created,
+            running=session.lock.locked(),
+            explicit=session.explicit,
+        )
+
+    def _seen(self, session: Session) -> SessionView:
+        """As it is, without touching it."""
+        if session.sandbox is None or session.loss:
+            return self.view(session, "lost", session.loss)
+        note = "a call was cancelled; the next result says whether variables are gone"
+        return self.view(session, "kept", note if session.interrupted else "")
+
+    def _languages(self, profile: Profile) -> tuple[str, ...]:
+        return tuple(name for name, grant in self._grants.items() if _fits(grant, profile))
+
+    def _ttl(self, asked: float | None) -> float:
+        most = self._sizing.session_ttl
+        if asked is None:
+            return most
+        if not asked > 0:
+            raise InvalidRequest("ttl must be more than 0 seconds", hint="leave it out for the most")
+        if asked > most:
+            raise LimitExceeded(
+                f"ttl {asked:g} s is above the limit, {most:g} s", hint=f"ask for {most:g} or less"
+            )
+        return asked
+
+    async def _take(self, profile: Profile, principal: str, on_event: OnEvent) -> Sandbox:
+        def tell(position: int) -> None:
+            on_event(Queued(position))
+
+        sandbox, _ = await self._pools.acquire(profile, principal, tell)
+        return sandbox
+
+
+def _fits(grant: Grant, profile: Profile) -> bool:
+    return grant.profile.image == profile.image or grant.language.name == _EVERYWHERE

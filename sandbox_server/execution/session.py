@@ -1,0 +1,109 @@
+"""One session: a sandbox that keeps its state between calls, and what is true of that state."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, field
+
+import anyio
+
+from sandbox_server.engines.profile import Profile
+from sandbox_server.execution.api import ANONYMOUS
+from sandbox_server.execution.jobs import CloseReport
+from sandbox_server.execution.models import SessionInfo, SessionState
+from sandbox_server.execution.sandbox import Sandbox
+
+
+@dataclass(eq=False)
+class Session:
+    """One stateful sandbox of one principal. `lock` puts its calls in order.
+
+    A connection's own session outlives its sandbox: the next call begins anew and says so. An
+    `explicit` one, which a caller made and has the handle (`id`) of, ends with its sandbox.
+    `idle` and `ttl` in seconds; `deadline` by the monotonic clock. `loss` is what the next result
+    must say, because no result has said it yet; `interrupted` that nobody got the last one.
+    `opening` while a sandbox is on its way, `closed` once nobody may use it any more.
+    """
+
+    profile: Profile
+    principal: str = ANONYMOUS
+    idle: float = 900.0
+    ttl: float = 4 * 3600.0
+    explicit: bool = False
+    id: str = field(default_factory=lambda: secrets.token_hex(16))
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
+    sandbox: Sandbox | None = None
+    created: float = 0.0
+    used: float = 0.0
+    deadline: float = 0.0
+    cells: int = 0
+    interrupted: bool = False
+    opening: bool = False
+    closed: bool = False
+    loss: str = ""
+
+    def adopt(self, sandbox: Sandbox) -> None:
+        """Begin anew in `sandbox`."""
+        self.sandbox = sandbox
+        self.created = self.used = time.monotonic()
+        self.deadline = self.created + self.ttl
+        self.cells = 0
+        self.interrupted = False
+
+    def replace(self, sandbox: Sandbox) -> None:
+        """Go on in `sandbox`, in the time that the session has left."""
+        created, deadline = self.created, self.deadline
+        self.adopt(sandbox)
+        self.created, self.deadline = created, deadline
+
+    def restart(self) -> None:
+        """The interpreter was ended because somebody asked for it, who has been told."""
+        self.cells = 0
+        self.interrupted = False
+        self.used = time.monotonic()
+
+    def lose(self, note: str) -> Sandbox | None:
+        """Give up the sandbox, if there is one; the next result says why."""
+        sandbox, self.sandbox = self.sandbox, None
+        if sandbox is not None:
+            self.loss = f"{note}; variables and files of earlier calls are gone"
+        return sandbox
+
+    def end_if_over(self) -> Sandbox | None:
+        """Give up a sandbox that has died or whose time is up; returns it for destruction."""
+        if self.sandbox and not self.sandbox.alive:
+            return self.lose("the sandbox had died")
+        if self.sandbox and self.expires_in() <= 0:
+            return self.lose("the session had expired")
+        return None
+
+    def expires_in(self) -> float:
+        """Seconds until it ends if nobody uses it."""
+        return min(self.used + self.idle, self.deadline) - time.monotonic()
+
+    def conclude(self, report: CloseReport | None, stateful: bool) -> tuple[SessionState, str]:
+        """What is true after a run, for its result."""
+        loss, self.loss = self.loss, ""
+        if report is None or self.sandbox is None:
+            return "lost", "the sandbox ended; variables and files are gone"
+        note = self._count_cell(report) if stateful else ""
+        if loss:
+            return "lost", loss
+        return ("reset" if note else "kept"), note
+
+    def _count_cell(self, report: CloseReport) -> str:
+        """What became of the interpreter since the last result, if it did not simply go on."""
+        # Whether a cancelled call took it along, only the next one finds out.
+        restarted = report.fresh and (self.cells > 0 or self.interrupted)
+        cause = "a call was cancelled" if self.interrupted else "the interpreter had ended"
+        self.interrupted = False
+        self.cells += 1
+        if report.interpreter == "gone":
+            self.cells = 0
+            return "the interpreter ended; variables are gone, files are kept"
+        return f"{cause} since the last result; variables were gone, files are kept" if restarted else ""
+
+    def info(self, state: SessionState, note: str) -> SessionInfo:
+        expires_in = max(0.0, self.expires_in()) if self.sandbox else None
+        return SessionInfo(self.id, state, expires_in, note)

@@ -1,0 +1,44 @@
+"""The pool of one profile: the sandboxes that wait warm, and the callers that wait for one."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from sandbox_server.engines.profile import Profile
+from sandbox_server.errors import SandboxServerError
+from sandbox_server.execution.queue import FairQueue
+from sandbox_server.execution.sandbox import Sandbox
+
+RETRY_FIRST, RETRY_MOST = 0.5, 15.0
+
+
+@dataclass(eq=False)
+class Shelf:
+    """The pool of one profile. `turn` says when it was last served; the lowest is next.
+
+    `kept` unless somebody has asked for a profile of its own: nothing of that is made ahead, and
+    the shelf is there only while somebody waits for it.
+    """
+
+    profile: Profile
+    kept: bool = True
+    idle: deque[Sandbox] = field(default_factory=deque)
+    queue: FairQueue = field(default_factory=FairQueue)
+    making: int = 0
+    turn: int = 0
+    checked: bool = False
+    error: SandboxServerError | None = None
+    retry_at: float = 0.0
+    retry_pause: float = RETRY_FIRST
+
+    @property
+    def wanted(self) -> int:
+        """Callers that no start under way will serve."""
+        return len(self.queue) - self.making
+
+    def back_off(self) -> None:
+        """Make nothing ahead for a while, each time longer."""
+        self.retry_at = time.monotonic() + self.retry_pause
+        self.retry_pause = min(RETRY_MOST, self.retry_pause * 2)
