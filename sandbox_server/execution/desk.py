@@ -172,8 +172,12 @@ class SessionDesk:
         return session.sandbox
 
     def check_room(self, principal: str) -> None:
-        """Raises Busy if there are as many sessions as there may be."""
+        """Raises Busy if there are as many sessions as there may be, and none that could make room."""
         self.expire()
+        if self.registry.full_for(principal):
+            self._evict(principal)
+        elif self.registry.full:
+            self._evict(None)
         if self.registry.full:
             raise Busy(
                 f"all {self._sizing.sessions} sessions are in use",
@@ -186,6 +190,12 @@ class SessionDesk:
                 retry_after=30.0,
                 hint="nothing was run; close one that you don't need (tool sandbox, operation close)",
             )
+
+    def _evict(self, principal: str | None) -> None:
+        """Clients that went away without a word must not keep everybody else out until they expire."""
+        session = self.registry.longest_idle(principal)
+        if session is not None and (sandbox := session.lose("another caller needed its place")):
+            self._pools.discard(sandbox)
 
     def check_language(self, grant: Grant, session: Session) -> None:
         """Raises InvalidRequest for a language that the session's image does not have."""

@@ -44,5 +44,6 @@ class Sizing:
     sessions: int = 8
     sessions_per_principal: int = 8
     session_idle: float = 900.0
+    session_hold: float = 60.0
     session_ttl: float = 4 * 3600.0
     reap_every: float = 30.0

@@ -82,6 +82,10 @@ class Session:
         """Seconds until it ends if nobody uses it."""
         return min(self.used + self.idle, self.deadline) - time.monotonic()
 
+    def idle_for(self) -> float:
+        """Seconds since the last call."""
+        return time.monotonic() - self.used
+
     def conclude(self, report: CloseReport | None, stateful: bool) -> tuple[SessionState, str]:
         """What is true after a run, for its result."""
         loss, self.loss = self.loss, ""

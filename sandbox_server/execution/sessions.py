@@ -54,6 +54,19 @@ class Sessions:
         own = (s for s in self._by_id.values() if s.principal == principal and (s.sandbox or s.opening))
         return sum(1 for _ in own) >= self._sizing.sessions_per_principal
 
+    def longest_idle(self, principal: str | None = None) -> Session | None:
+        """The connection's own session that has been idle longest, and for `session_hold` at least;
+        of `principal` if one is named. One that a caller made for itself is promised until it expires."""
+        idle = [
+            session
+            for session in self._by_connection.values()
+            if session.sandbox
+            and not (session.lock.locked() or session.opening)
+            and principal in (None, session.principal)
+            and session.idle_for() >= self._sizing.session_hold
+        ]
+        return min(idle, key=lambda session: session.used, default=None)
+
     # --- finding
 
     def of(self, principal: str, connection: str, profile: Profile) -> Session:

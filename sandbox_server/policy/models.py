@@ -105,6 +105,7 @@ class Deployment(Strict):
     runs_per_principal: Annotated[int, Field(ge=1, le=100_000)] = _BUILT_IN.runs_per_principal
     sessions: Annotated[int, Field(ge=0, le=4096)] = _BUILT_IN.sessions
     sessions_per_principal: Annotated[int, Field(ge=0, le=4096)] = _BUILT_IN.sessions_per_principal
+    session_hold: Annotated[Duration, Field(ge=0, le=7 * 24 * 3600)] = _BUILT_IN.session_hold
     session_idle: Annotated[Duration, Field(ge=1, le=7 * 24 * 3600)] = _BUILT_IN.session_idle
     session_ttl: Annotated[Duration, Field(ge=1, le=7 * 24 * 3600)] = _BUILT_IN.session_ttl
 

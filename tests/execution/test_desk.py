@@ -481,6 +481,30 @@ async def test_one_principal_can_not_take_the_sessions_of_all(engine: FakeEngine
         assert (await create(manager)).info.state == "kept"
 
 
+async def test_the_session_of_a_client_that_went_away_gives_its_place_to_the_next_one(
+    engine: FakeEngine,
+) -> None:
+    async with managed(engine, sessions=2, sessions_per_principal=2, session_hold=0.0) as manager:
+        await run(manager, "out hi", principal="alice", on="gone")
+        await run(manager, "out hi", principal="bob", on="there")
+        assert (await run(manager, "out hi", principal="carol", on="new")).session.state == "kept"
+        back = await run(manager, "out hi", principal="alice", on="gone")
+        assert (back.session.state, "another caller needed its place" in back.session.note) == ("lost", True)
+
+
+async def test_a_session_that_was_promised_or_used_a_moment_ago_gives_way_to_nobody(
+    engine: FakeEngine,
+) -> None:
+    async with managed(engine, sessions=1, sessions_per_principal=1, session_hold=0.0) as manager:
+        await create(manager)
+        with pytest.raises(Busy, match="all 1 sessions"):
+            await run(manager, "out hi", principal="bob", on="b")
+    async with managed(engine, sessions=1, sessions_per_principal=1, session_hold=60.0) as manager:
+        await run(manager, "out hi", principal="alice", on="a")
+        with pytest.raises(Busy, match="all 1 sessions"):
+            await run(manager, "out hi", principal="bob", on="b")
+
+
 async def test_a_session_that_could_not_be_made_takes_no_place(manager: Manager, engine: FakeEngine) -> None:
     engine.fail_next(EngineUnavailable("a hiccup"))
     with pytest.raises(EngineUnavailable):
