@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from itertools import count
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 from pydantic import ValidationError
@@ -32,6 +32,7 @@ from sandbox_server.execution.jobs import (
 )
 from sandbox_server.execution.models import InputFile, RunEvent
 from sandbox_server.execution.models import Output as OutputEvent
+from sandbox_server.execution.transfers import Transfer
 from sandbox_server.wire import Frame, Type
 
 _log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ class Sandbox:
         self.started = time.monotonic()
         self.lost = anyio.Event()
         self.runner: dict[str, object] = {}
-        self._channels: dict[int, _Channel] = {}
+        self._channels: dict[int, _Channel | Transfer] = {}
         self._numbers = count(1)
         self._sending = anyio.Lock()
         self._greeting = anyio.Event()
@@ -329,6 +330,47 @@ class Sandbox:
             raise SandboxLost("the sandbox was lost while a file was put into it", hint="nothing was run")
         if not report.ok:
             raise put_error(file, report)
+
+    async def transfer(self, transfer: Transfer, seconds: float) -> dict[str, Any] | None:
+        """Carry out a file operation; returns its report, or None if it was ended, because it took
+        longer than `seconds` or gave more than it may. A run may be going on meanwhile.
+
+        Cancelling ends it. Raises SandboxLost if the sandbox ended, and what its source or sink raises.
+        """
+        number = next(self._numbers)
+        self._channels[number] = transfer
+        try:
+            if self.alive:
+                with anyio.move_on_after(seconds):
+                    await transfer.drive(number, self._send)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._end_transfer(number, transfer)
+        if transfer.close is None:
+            raise SandboxLost(
+                f"the sandbox was lost during a file operation: {(await self._death()).reason}",
+                hint="nothing of the sandbox survives",
+            )
+        if transfer.stopped:
+            return None
+        try:
+            return transfer.close.json()
+        except wire.WireError:
+            self._lose("its runner broke the protocol")
+            await self.destroy()
+            raise SandboxLost("the sandbox broke the protocol and was destroyed") from None
+
+    async def _end_transfer(self, number: int, transfer: Transfer) -> None:
+        """See that nothing of it goes on: without its CLOSE, CANCEL and, if need be, the sandbox's end."""
+        if transfer.close is None and self.alive:
+            transfer.stopped = True
+            with anyio.move_on_after(KILL_GRACE):
+                await self._send(wire.encode(Type.CANCEL, number))
+                await transfer.closed()
+        del self._channels[number]
+        if transfer.close is None and self.alive:
+            self._lose("its runner did not end a file operation")
+            await self.destroy()
 
     def _put_report(self, channel: _Channel) -> PutReport | None:
         if channel.close is None:
