@@ -199,7 +199,9 @@ class Replacement:
             if kind is None:
                 os.fchmod(self.fd, self.mode)
                 if not self.named:
-                    os.link(f"/proc/self/fd/{self.fd}", self.temporary, follow_symlinks=True)
+                    # Only with a directory given does Python ask the kernel to follow the link.
+                    link = f"/proc/self/fd/{self.fd}"
+                    os.link(link, self.temporary, src_dir_fd=self.fd, follow_symlinks=True)
                     self.named = True
                 os.rename(self.temporary, self.path)
                 self.named = False
