@@ -18,6 +18,8 @@ WORKSPACE = "/workspace"
 WRITABLE = (WORKSPACE, "/tmp", "/dev/shm")
 NAMES = frozenset(("read", "write", "list", "delete", "create_dir", "edit", "move", "copy", "stat", "search"))
 PIPE_SIZE = 256 * 1024
+MORE_CREDIT = 768 * 1024
+"""For DATA, at once: with the wire's first window alone, files come in at the pace of its round trips."""
 REPORT_LIMIT = 8 * 1024
 CHILD_MEMORY = 160 * 1024 * 1024
 KILLED = {"ok": False, "error": "ECANCELED", "message": "was killed"}
@@ -49,6 +51,8 @@ class Operation:
         # A program of the same user may hold the other ends: nothing here may ever block.
         for fd in (self.data, self.output, self.report):
             os.set_blocking(fd, False)
+        if request["op"] == "write":
+            supervisor.out.send_credit(number, MORE_CREDIT)
 
     @property
     def outlives_runs(self):

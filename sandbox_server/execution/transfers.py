@@ -16,7 +16,8 @@ from sandbox_server.wire import Frame, Type
 
 Sink = Callable[[bytes], Awaitable[None]]
 Send = Callable[[bytes], Awaitable[None]]
-_CREDIT_STEP = wire.WINDOW // 2
+_MORE_WINDOW = 1024 * 1024
+"""What is added to the wire's first window, with which a file comes at the pace of its round trips."""
 
 
 class Transfer:
@@ -35,6 +36,7 @@ class Transfer:
         self.stopped = False
         """We have ended it before it was done."""
         self._left = limit
+        self._window = wire.WINDOW + (_MORE_WINDOW if limit > wire.WINDOW else 0)
         self._sink = sink
         self._source = source
         self._credit = wire.WINDOW
@@ -71,7 +73,7 @@ class Transfer:
 
     def _keep(self, data: bytes) -> None:
         self._held += len(data)
-        if self._held > wire.WINDOW:
+        if self._held > self._window:
             raise wire.WireError("more than there was credit for")
         self._left -= len(data)
         self.over = self.over or self._left < 0
@@ -83,6 +85,8 @@ class Transfer:
     async def drive(self, number: int, send: Send) -> None:
         """Carry it out until CLOSE, the loss of the sandbox, or too much output."""
         await send(wire.encode_json(Type.OPEN, number, self.request))
+        if self._window > wire.WINDOW:
+            await send(wire.encode_credit(number, self._window - wire.WINDOW))
         async with anyio.create_task_group() as tasks:
             if self._source is not None:
                 tasks.start_soon(self._feed, number, send, self._source)
@@ -108,7 +112,7 @@ class Transfer:
                 await self._sink(data)
                 self._held -= len(data)
                 owed += len(data)
-                if owed >= _CREDIT_STEP and self.close is None:
+                if owed >= self._window // 4 and self.close is None:
                     await send(wire.encode_credit(number, owed))
                     owed = 0
             if self.close is not None or self._lost:
