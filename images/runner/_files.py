@@ -26,7 +26,7 @@ KILLED = {"ok": False, "error": "ECANCELED", "message": "was killed"}
 
 
 class Operation:
-    """One file operation: DATA goes to the child, what it puts out comes as STDOUT, its report is the CLOSE."""
+    """One file operation: DATA goes to the child, its output comes as STDOUT, its report is the CLOSE."""
 
     def __init__(self, supervisor, number, request):
         self.supervisor = supervisor
@@ -123,9 +123,12 @@ class Operation:
                 self._on_readable(self.output)
             if self.output is None:
                 self.supervisor.close(self.number, self._take_report())
-        elif self.output is not None and self.credit > 0 and not self.supervisor.congested:
-            if self.output not in self.supervisor.readers:
-                self.supervisor.on_readable(self.output, self._on_readable)
+        elif self._may_read():
+            self.supervisor.on_readable(self.output, self._on_readable)
+
+    def _may_read(self):
+        waiting = self.output is not None and self.output not in self.supervisor.readers
+        return waiting and self.credit > 0 and not self.supervisor.congested
 
     def _close_data(self):
         if self.data is not None:

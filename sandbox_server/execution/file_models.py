@@ -15,6 +15,7 @@ from sandbox_server.execution.models import SessionInfo
 
 EntryType = Literal["file", "directory", "symlink", "other"]
 
+DEFAULT_READ = 64 * KIB
 MAX_READ = 4 * MIB
 MAX_WRITE = 8 * MIB
 MAX_PAGE = 1000
@@ -33,7 +34,7 @@ class ReadFile:
 
     path: str
     offset: int = 0
-    length: int = 64 * KIB
+    length: int = DEFAULT_READ
     line: int | None = None
     lines: int | None = None
 

@@ -6,7 +6,7 @@ All work is done by a short-lived child in the sandbox (`images/runner/_file_ops
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable
 from typing import Any
 
 from sandbox_server.errors import InvalidRequest, LimitExceeded
@@ -16,7 +16,7 @@ from sandbox_server.execution.capture import make_visible
 from sandbox_server.execution.file_reports import parse
 from sandbox_server.execution.paths import WORKSPACE, readable_path, workspace_path
 from sandbox_server.execution.sandbox import Sandbox
-from sandbox_server.execution.transfers import Sink, Transfer
+from sandbox_server.execution.transfers import Sink, Transfer, whole
 
 SECONDS = 20.0
 STREAM_SECONDS = 120.0
@@ -41,7 +41,7 @@ class Files:
                 report = await self.read_into(operation, _collector(data))
                 return models.FileContent(bytes(data), report.offset, report.size, report.total_lines)
             case models.WriteFile():
-                return await self.write_from(operation, _one(operation.content))
+                return await self.write_from(operation, whole(operation.content))
             case models.ListFiles():
                 return await self._list(operation)
             case models.SearchFiles():
@@ -85,7 +85,7 @@ class Files:
             "at": operation.at,
             "mode": operation.mode,
         }
-        transfer = Transfer(request, limit=0, sink=_nothing, source=source)
+        transfer = Transfer(request, source=source)
         report = await self._carry_out(transfer, STREAM_SECONDS)
         return models.Written(parse(reports.SizeReport, report).size)
 
@@ -129,7 +129,7 @@ class Files:
             {"op": "edit", "path": workspace_path(operation.path)},
             limit=MAX_DOCUMENT,
             sink=_collector(diff),
-            source=_one(json.dumps(edits).encode()),
+            source=whole(json.dumps(edits).encode()),
         )
         report = parse(reports.EditReport, await self._carry_out(transfer, SECONDS))
         text = make_visible(diff.decode("utf-8", "replace"))
@@ -145,9 +145,7 @@ class Files:
 
     async def _ask(self, op: str, path: str, **options: Any) -> dict[str, Any]:
         """An operation that gives nothing but its report."""
-        return await self._carry_out(
-            Transfer({"op": op, "path": path, **options}, limit=0, sink=_nothing), SECONDS
-        )
+        return await self._carry_out(Transfer({"op": op, "path": path, **options}), SECONDS)
 
     async def _document(self, op: str, path: str, **options: Any) -> bytes:
         """An operation that gives a JSON document."""
@@ -176,11 +174,3 @@ def _collector(data: bytearray) -> Sink:
         data.extend(piece)
 
     return keep
-
-
-async def _nothing(piece: bytes) -> None:
-    """For operations with no output: the limit of the transfer is 0, so nothing comes."""
-
-
-async def _one(content: bytes) -> AsyncIterator[bytes]:
-    yield content

@@ -6,7 +6,7 @@ Nothing that comes is believed: it is bounded in number here, and in form by who
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -28,7 +28,12 @@ class Transfer:
     """
 
     def __init__(
-        self, request: dict[str, Any], *, limit: int, sink: Sink, source: AsyncIterable[bytes] | None = None
+        self,
+        request: dict[str, Any],
+        *,
+        limit: int = 0,
+        sink: Sink | None = None,
+        source: AsyncIterable[bytes] | None = None,
     ) -> None:
         self.request = request
         self.close: Frame | None = None
@@ -37,7 +42,7 @@ class Transfer:
         """We have ended it before it was done."""
         self._left = limit
         self._window = wire.WINDOW + (_MORE_WINDOW if limit > wire.WINDOW else 0)
-        self._sink = sink
+        self._sink = sink or _nothing
         self._source = source
         self._credit = wire.WINDOW
         self._chunks: deque[bytes] = deque()
@@ -132,3 +137,12 @@ class Transfer:
                 view = view[len(piece) :]
                 await send(wire.encode(Type.DATA, number, bytes(piece)))
         await send(wire.encode(Type.END, number))
+
+
+async def whole(content: bytes) -> AsyncIterator[bytes]:
+    """A source that is one piece."""
+    yield content
+
+
+async def _nothing(data: bytes) -> None:
+    """For an operation that gives nothing: its limit is 0."""

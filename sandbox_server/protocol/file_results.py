@@ -19,7 +19,10 @@ OUTPUT_SCHEMA: dict[str, Any] = {
     "properties": {
         "operation": {"type": "string"},
         "path": {"type": "string"},
-        "result": {"type": "object", "description": "By operation. `next_offset` or `cursor`: there is more."},
+        "result": {
+            "type": "object",
+            "description": "By operation. `next_offset` or `cursor`: there is more.",
+        },
         "session": {
             "type": "object",
             "properties": {
