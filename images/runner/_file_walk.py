@@ -45,8 +45,11 @@ class Walk:
             seen = bool(after) and name == after[0]
             try:
                 info = os.lstat(os.path.join(self.top, path))
-            except OSError:
+            except FileNotFoundError:
                 continue  # gone meanwhile
+            except OSError:
+                self.skipped += 1  # too deep for any path
+                continue
             if not seen:
                 self.place = path
                 yield path, info

@@ -5,7 +5,6 @@ hostile name can't hold up the supervisor. Here symlinks can only hurt the sandb
 does is in `_file_ops` and `_file_walk`, which only children import: PID 1 stays small.
 """
 
-import ctypes
 import errno
 import fcntl
 import json
@@ -162,9 +161,8 @@ def _pipe():
 
 
 def _in_child(request, theirs):
-    processes.adopt(theirs)
     # Programs of the same user have no business in this child's memory or descriptors.
-    ctypes.CDLL(None).prctl(processes.PR_SET_DUMPABLE, 0, 0, 0, 0)
+    processes.adopt(theirs, private=True)
     try:
         _limit_memory()
         import _file_ops
