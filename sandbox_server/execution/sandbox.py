@@ -43,8 +43,7 @@ RESET_SECONDS = 5.0
 KILL_GRACE = 1.0
 """How long the runner may take to kill a run before the whole container is destroyed."""
 SEND_SECONDS = 2.0
-TRANSFERS = 4
-"""File operations at once; each takes a process of the sandbox's few."""
+TRANSFERS = 4  # file operations at once: each takes a process of the sandbox's few
 DESTROY_SECONDS = 15.0
 DEATH_SECONDS = 10.0
 _CREDIT_STEP = wire.WINDOW // 2
@@ -329,28 +328,22 @@ class Sandbox:
     async def transfer(self, transfer: Transfer, seconds: float) -> dict[str, Any] | None:
         """Carry out a file operation; returns its report, or None if it was ended, because it took
         longer than `seconds` or gave more than it may. A run may be going on meanwhile.
-
         Cancelling ends it. Raises SandboxLost if the sandbox ended, and what its source or sink raises.
         """
         async with self._transfers:
             number = next(self._numbers)
             self._channels[number] = transfer
             try:
-                if self.alive:
-                    with anyio.move_on_after(seconds):
-                        await transfer.drive(number, self._send)
+                with anyio.move_on_after(seconds if self.alive else 0):
+                    await transfer.drive(number, self._send)
             finally:
                 with anyio.CancelScope(shield=True):
                     await self._end_transfer(number, transfer)
         if transfer.close is None:
-            raise SandboxLost(
-                f"the sandbox was lost during a file operation: {(await self._death()).reason}",
-                hint="nothing of the sandbox survives",
-            )
-        if transfer.stopped:
-            return None
+            reason = (await self._death()).reason
+            raise SandboxLost(f"the sandbox was lost during a file operation: {reason}")
         try:
-            return transfer.close.json()
+            return None if transfer.stopped else transfer.close.json()
         except wire.WireError:
             self._lose("its runner broke the protocol")
             await self.destroy()
