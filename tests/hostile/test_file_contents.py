@@ -164,6 +164,7 @@ async def big(lab: Lab) -> AsyncIterator[Sandbox]:
 
 
 async def test_a_hundred_megabytes_go_in_and_out_unchanged(big: Sandbox) -> None:
+    """48."""
     files = Files(big)
     block = bytes(range(256)) * 4096
 
@@ -186,7 +187,7 @@ async def test_a_hundred_megabytes_go_in_and_out_unchanged(big: Sandbox) -> None
 
 
 async def test_a_hundred_megabytes_go_in_and_out_in_chunks(big: Sandbox) -> None:
-    """As over MCP: `offset` makes a chunk that is sent again harmless."""
+    """48. As over MCP: `offset` makes a chunk that is sent again harmless."""
     files = Files(big)
     chunk, size = bytes(range(256)) * (MAX_READ // 256), 0
     while size < 100 * MIB:
@@ -202,6 +203,7 @@ async def test_a_hundred_megabytes_go_in_and_out_in_chunks(big: Sandbox) -> None
 
 
 async def test_a_reader_that_takes_its_time_holds_the_sandbox_back(big: Sandbox) -> None:
+    """47."""
     files = Files(big)
     await files.perform(WriteFile("big", bytes(20 * MIB)))
     first, go_on = anyio.Event(), anyio.Event()

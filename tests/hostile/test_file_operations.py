@@ -28,6 +28,7 @@ from tests.hostile.lab import Lab
 
 
 async def test_a_pattern_that_never_ends_is_ended(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1."""
     monkeypatch.setattr(files_module, "SECONDS", 1.0)
     await place.do(WriteFile("x", b"a" * 5000))
     with pytest.raises(LimitExceeded, match=r"took longer than 1 s"):
@@ -50,6 +51,7 @@ ATTACKS = {
 async def test_a_program_that_attacks_file_operations_gets_them_refused_and_no_more(
     place: Place, lab: Lab, attack: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """54."""
     monkeypatch.setattr(files_module, "SECONDS", 2.0)
     monkeypatch.setattr(files_module, "STREAM_SECONDS", 2.0)
     code = f"""
@@ -85,6 +87,7 @@ while time.monotonic() < end:
 
 
 async def test_no_process_to_spare_is_busy_and_passes(place: Place) -> None:
+    """24."""
     code = """
 children = []
 try:
@@ -107,6 +110,7 @@ time.sleep(60)
 
 
 async def test_a_workspace_without_room_says_so_and_keeps_what_it_had(place: Place) -> None:
+    """32."""
     await place.do(WriteFile("kept", b"old"))
     await place.run("os.posix_fallocate(os.open('big', os.O_CREAT | os.O_RDWR), 0, 60 << 20)")
     with pytest.raises(LimitExceeded, match="full"):
@@ -116,6 +120,7 @@ async def test_a_workspace_without_room_says_so_and_keeps_what_it_had(place: Pla
 
 
 async def test_a_write_that_is_cancelled_leaves_nothing(place: Place) -> None:
+    """48."""
     await place.do(WriteFile("first", b"x"))
     with anyio.move_on_after(0.02):
         await place.do(WriteFile("second", bytes(30 * MIB)))
@@ -125,6 +130,7 @@ async def test_a_write_that_is_cancelled_leaves_nothing(place: Place) -> None:
 
 
 async def test_a_tree_deeper_than_any_path_and_locked_is_deleted(place: Place) -> None:
+    """34."""
     code = """
 os.chdir("/workspace")
 for i in range(3000): os.mkdir("d" * 100); os.chdir("d" * 100)
@@ -148,6 +154,7 @@ os.makedirs("locked/in"); open("locked/in/x", "w"); os.chmod("locked/in", 0); os
 
 
 async def test_files_work_while_code_runs_and_are_shared_with_it(place: Place) -> None:
+    """47."""
     code = """
 print("go", flush=True)
 end = time.monotonic() + 20
