@@ -1,63 +1,86 @@
 """File operations. Each runs in a short-lived child, so that a FIFO, a dead-slow tree or a
-hostile name can't hold up the supervisor. Here symlinks can only hurt the sandbox itself."""
+hostile name can't hold up the supervisor. Here symlinks can only hurt the sandbox itself.
+
+`Operation` is the channel: it moves bytes between the wire and the child's pipes. What the child
+does is in `_file_ops` and `_file_walk`, which only children import: PID 1 stays small.
+"""
 
 import errno
+import fcntl
 import json
 import os
-import stat
+import resource
 
 import _processes as processes
 
 WORKSPACE = "/workspace"
 WRITABLE = (WORKSPACE, "/tmp", "/dev/shm")
+NAMES = frozenset(("read", "write", "list", "delete", "create_dir", "edit", "move", "copy", "stat", "search"))
+PIPE_SIZE = 256 * 1024
+MORE_CREDIT = 768 * 1024
+"""For DATA, at once: with the wire's first window alone, files come in at the pace of its round trips."""
+REPORT_LIMIT = 8 * 1024
+CHILD_MEMORY = 160 * 1024 * 1024
+KILLED = {"ok": False, "error": "ECANCELED", "message": "was killed"}
 
 
-class Write:
-    """The operation `write`: DATA goes to a child that writes the file."""
-
-    outlives_runs = True
+class Operation:
+    """One file operation: DATA goes to the child, its output comes as STDOUT, its report is the CLOSE."""
 
     def __init__(self, supervisor, number, request):
         self.supervisor = supervisor
         self.number = number
-        self.credit = 0
+        self.credit = wire.WINDOW
         self.pending = bytearray()
+        self.input_ended = False
         self.ended = False
-        self.cancelled = False
-        data_read, self.data = os.pipe2(os.O_CLOEXEC)
+        data_read, self.data = _pipe()
+        self.output, output_write = _pipe()
         self.report, report_write = os.pipe2(os.O_CLOEXEC)
+        theirs = (data_read, output_write, report_write)
         try:
-            self.pid = supervisor.fork(lambda: _in_child(lambda: _write(request), data_read, report_write))
+            self.pid = supervisor.fork(lambda: _in_child(request, theirs))
         except OSError:
-            os.close(self.data)
-            os.close(self.report)
+            for fd in (self.data, self.output, self.report):
+                os.close(fd)
             raise
         finally:
-            os.close(data_read)
-            os.close(report_write)
-        os.set_blocking(self.data, False)
+            for fd in theirs:
+                os.close(fd)
+        # A program of the same user may hold the other ends: nothing here may ever block.
+        for fd in (self.data, self.output, self.report):
+            os.set_blocking(fd, False)
+        if request["op"] == "write":
+            supervisor.out.send_credit(number, MORE_CREDIT)
+
+    @property
+    def outlives_runs(self):
+        # Once reaped, its number may be anybody's.
+        return not self.ended
 
     def claims(self, pid):
-        return pid == self.pid
+        return pid == self.pid and not self.ended
 
     def feed(self, payload):
         self.pending += payload
         self._pump()
 
     def end_of_input(self):
-        self.ended = True
+        self.input_ended = True
         self._pump()
 
     def cancel(self):
-        self.cancelled = True
-        os.kill(self.pid, 9)
+        if not self.ended:
+            os.kill(self.pid, 9)
+        self._close_output()
 
     def _pump(self, _fd=None):
         if self.data is None:
+            self._swallow()
             return
         try:
             while self.pending:
-                sent = os.write(self.data, memoryview(self.pending)[: 64 * 1024])
+                sent = os.write(self.data, memoryview(self.pending)[:PIPE_SIZE])
                 del self.pending[:sent]
                 self.supervisor.out.send_credit(self.number, sent)
         except BlockingIOError:
@@ -66,39 +89,102 @@ class Write:
             return
         except BrokenPipeError:
             # The child has given up and its report says why; swallow what is still coming.
+            self._swallow()
+        self.supervisor.ignore(self.data)
+        if self.input_ended:
+            self._close_data()
+
+    def _swallow(self):
+        if self.pending:
             self.supervisor.out.send_credit(self.number, len(self.pending))
             self.pending.clear()
-        self.supervisor.ignore(self.data)
-        if self.ended:
-            os.close(self.data)
-            self.data = None
+
+    def _on_readable(self, fd):
+        allowed = min(self.credit, wire.MAX_PAYLOAD)
+        if allowed <= 0 or self.supervisor.congested:
+            self.supervisor.ignore(fd)
+            return
+        data = processes.read(fd, allowed)
+        if data:
+            self.credit -= len(data)
+            self.supervisor.out.send(wire.STDOUT, self.number, data)
+        elif data is not None or self.ended:
+            # Its end, or nothing left of a child that is gone although somebody else holds the pipe.
+            self._close_output()
 
     def step(self):
-        if self.pid not in self.supervisor.statuses:
-            return
-        del self.supervisor.statuses[self.pid]
+        if not self.ended and self.pid in self.supervisor.statuses:
+            del self.supervisor.statuses[self.pid]
+            self.ended = True
+            self._close_data()
+        if self.ended:
+            while self.output is not None and self.credit > 0 and not self.supervisor.congested:
+                self._on_readable(self.output)
+            if self.output is None:
+                self.supervisor.close(self.number, self._take_report())
+        elif self._may_read():
+            self.supervisor.on_readable(self.output, self._on_readable)
+
+    def _may_read(self):
+        waiting = self.output is not None and self.output not in self.supervisor.readers
+        return waiting and self.credit > 0 and not self.supervisor.congested
+
+    def _close_data(self):
         if self.data is not None:
             self.supervisor.ignore(self.data)
             os.close(self.data)
-        report = os.read(self.report, 4096)
+            self.data = None
+
+    def _close_output(self):
+        if self.output is not None:
+            self.supervisor.ignore(self.output)
+            os.close(self.output)
+            self.output = None
+
+    def _take_report(self):
+        report = processes.read(self.report, REPORT_LIMIT)
         os.close(self.report)
-        result = (
-            json.loads(report) if report else {"ok": False, "error": "ECANCELED", "message": "was killed"}
-        )
-        self.supervisor.close(self.number, result)
+        try:
+            result = json.loads(report) if report else KILLED
+        except (ValueError, RecursionError):
+            return KILLED
+        return result if isinstance(result, dict) else KILLED
 
 
-def _in_child(work, data_read, report_write):
-    processes.adopt((data_read, report_write, report_write))
+def _pipe():
+    ends = os.pipe2(os.O_CLOEXEC)
     try:
-        result = {"ok": True, **work()}
+        fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+    except OSError:
+        pass  # what one user may have in pipes is limited too
+    return ends
+
+
+def _in_child(request, theirs):
+    # Programs of the same user have no business in this child's memory or descriptors.
+    processes.adopt(theirs, private=True)
+    try:
+        _limit_memory()
+        import _file_ops
+
+        enter_workspace()
+        result = {"ok": True, **_file_ops.OPERATIONS[request["op"]](request)}
     except OSError as error:
         result = failure(error)
     except ValueError as error:
-        result = {"ok": False, "error": "EINVAL", "message": str(error)}
+        result = {"ok": False, "error": "EINVAL", "message": str(error)[:1000]}
+    except MemoryError:
+        result = {"ok": False, "error": "ENOMEM", "message": "the operation takes too much memory"}
     except Exception as error:
         result = {"ok": False, "error": "EIO", "message": type(error).__name__}
-    os.write(1, json.dumps(result).encode())
+    os.write(2, json.dumps(result).encode()[:REPORT_LIMIT])
+
+
+def _limit_memory():
+    """What a huge directory or file takes must fail here, not let the OOM killer choose among programs."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + CHILD_MEMORY, now + CHILD_MEMORY))
 
 
 def failure(error):
@@ -114,23 +200,6 @@ def enter_workspace():
     except PermissionError:
         os.chmod(WORKSPACE, 0o700)
         os.chdir(WORKSPACE)
-
-
-def _write(request):
-    enter_workspace()
-    path = os.path.join(WORKSPACE, request["path"])
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
-    flags |= os.O_APPEND if request.get("append") else os.O_TRUNC
-    fd = os.open(path, flags, 0o644)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        raise ValueError("not a regular file")
-    size = 0
-    while data := os.read(0, 64 * 1024):
-        size += len(data)
-        while data:
-            data = data[os.write(fd, data) :]
-    return {"size": size}
 
 
 def full_file_systems():

@@ -154,20 +154,19 @@ def fork(body):
 
 
 def _become_ordinary():
-    _libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.setsid()
-    # Weaker than PID 1 in both ways: it must get the CPU when it has to kill,
-    # and must not be who the OOM killer picks.
+    # Weaker than PID 1: it must get the CPU when it has to kill.
     os.setpriority(os.PRIO_PROCESS, 0, NICE)
-    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write(str(OOM_SCORE))
 
 
-def adopt(fds, keep=()):
-    """In a child: make `fds` its descriptors 0.. and close all others but `keep`."""
+def adopt(fds, keep=(), private=False):
+    """In a child: make `fds` its descriptors 0.. and close all others but `keep`.
+
+    Only then, and not at all if it is `private`, may programs of the same user look into it: until
+    then it has our wire, and what is dumpable has its descriptors open to all of them."""
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20) for fd in fds]
     for target, fd in enumerate(high):
         os.dup2(fd, target)
@@ -176,6 +175,11 @@ def adopt(fds, keep=()):
         os.closerange(last, fd)
         last = fd + 1
     os.closerange(last, 4096)
+    if not private:
+        _libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+        # PID 1 must not be who the OOM killer picks. (Who is not dumpable can't set it.)
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(OOM_SCORE))
 
 
 def limit_cpu(seconds):

@@ -32,10 +32,13 @@ Operations (OPEN):
   {"op": "ping"}                      CLOSE {"ok": true}
   {"op": "reset"}                     CLOSE {"ok": bool}: whether it is proved that of all runs nothing
                                       is left, the kept interpreter included; files stay
-  {"op": "write", "path": "a/b.csv", "append": false}, then DATA... END
-                                      CLOSE {"ok": true, "size": n}
-                                      or {"ok": false, "error": "ENOSPC", "message": ...}
+  {"op": "write", "path": "a/b.csv", "append": false, "at": int|null, "mode": int|null}, then DATA... END
+                                      CLOSE {"ok": true, "size": n} or
+                                            {"ok": false, "error": "ENOSPC", "message": ...}
                                       Paths are relative to /workspace; parents are made.
+  {"op": "read", ...}, and so list, search, edit (DATA: its edits), stat, create_dir, delete, move, copy:
+       a file operation, while a run goes on or not. STDOUT is what it gives: bytes, or one JSON document.
+       CLOSE as for write, with its facts. CANCEL ends it without a trace; _file_ops.py has the details.
   {"op": "run", "mode": "fork"|"spawn", "code": ..., "args": [...], "cpu": seconds|null,
    "stdin": bool, "keep": bool, "file": "main.py", "argv": ["/usr/bin/node", "{file}"]}
        fork:  the code runs in a fork of this interpreter. With keep, the fork stays and runs
@@ -202,9 +205,9 @@ class Supervisor:
         elif op == "run":
             self.run = self.channels[number] = Run(self, number, request)
             self.run.start()
-        elif op == "write":
+        elif op in files.NAMES:
             try:
-                self.channels[number] = files.Write(self, number, request)
+                self.channels[number] = files.Operation(self, number, request)
             except OSError as error:
                 self.close(number, files.failure(error))
         elif op == "reset":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sandbox_server.engines.profile import KIB, MIB
+from sandbox_server.execution.file_models import FileAnswer, FileOperation
 from sandbox_server.execution.models import (
     ResetWhat,
     RunEvent,
@@ -106,6 +107,17 @@ class Executor(Protocol):
         it runs in a session of the caller's connection, or where there is no connection in a
         sandbox of its own. Cancelling ends every process of the run before this returns.
         Raises the errors of `sandbox_server.errors`.
+        """
+        ...
+
+    async def files(
+        self, operation: FileOperation, *, caller: Caller, session: str | None = None
+    ) -> FileAnswer:
+        """Carry out a file operation in a session, also while code runs there.
+
+        Without `session` in the connection's own, which Python code runs in too; where there is no
+        connection in a new one, whose handle is in the answer. Raises the errors of
+        `sandbox_server.errors`: NotFound also for a file that is not there.
         """
         ...
 

@@ -171,6 +171,23 @@ class SessionDesk:
             )
         return session.sandbox
 
+    async def opened(self, session: Session, on_event: OnEvent) -> Sandbox:
+        """Its sandbox, or a fresh one. Its lock must be held."""
+        self.drop_if_over(session)
+        if session.sandbox:
+            return session.sandbox
+        self.check_room(session.principal)
+        session.opening = True
+        try:
+            sandbox = await self._take(session.profile, session.principal, on_event)
+        finally:
+            session.opening = False
+        if session.closed:
+            self._pools.discard(sandbox)
+            raise self.registry.over(session.id, session.principal)
+        session.adopt(sandbox)
+        return sandbox
+
     def check_room(self, principal: str) -> None:
         """Raises Busy if there are as many sessions as there may be, and none that could make room."""
         self.expire()

@@ -23,6 +23,8 @@ from sandbox_server.errors import (
 )
 from sandbox_server.execution.api import Caller, Caps, OnEvent
 from sandbox_server.execution.desk import SessionDesk
+from sandbox_server.execution.file_desk import FileDesk
+from sandbox_server.execution.file_models import FileAnswer, FileOperation
 from sandbox_server.execution.grants import Grant, Sizing
 from sandbox_server.execution.models import (
     Queued,
@@ -57,6 +59,7 @@ class Manager:
         self._pools = Pools(engine, profiles, sizing, longest_run=longest)
         self._underway = Underway(sizing.runs_per_principal)
         self._desk = SessionDesk(self._pools, self._grants, sizing, self._underway)
+        self._files = FileDesk(self._desk, self._grants)
         self._stack = AsyncExitStack()
         self._swept = False
 
@@ -167,6 +170,11 @@ class Manager:
             if place is None:
                 return await self._run_once(request, grant, caller.principal, clock, on_event)
             return await self._run_in_session(request, grant, clock, place, on_event)
+
+    async def files(
+        self, operation: FileOperation, *, caller: Caller, session: str | None = None
+    ) -> FileAnswer:
+        return await self._files.perform(operation, caller, session)
 
     def _session(self, handle: str | None, grant: Grant, caller: Caller) -> Session | None:
         """Where to run: the session of that handle, the connection's own, or none."""

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from itertools import count
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 from pydantic import ValidationError
@@ -32,6 +32,7 @@ from sandbox_server.execution.jobs import (
 )
 from sandbox_server.execution.models import InputFile, RunEvent
 from sandbox_server.execution.models import Output as OutputEvent
+from sandbox_server.execution.transfers import Transfer, whole
 from sandbox_server.wire import Frame, Type
 
 _log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ RESET_SECONDS = 5.0
 KILL_GRACE = 1.0
 """How long the runner may take to kill a run before the whole container is destroyed."""
 SEND_SECONDS = 2.0
+TRANSFERS = 4  # file operations at once: each takes a process of the sandbox's few
 DESTROY_SECONDS = 15.0
 DEATH_SECONDS = 10.0
 _CREDIT_STEP = wire.WINDOW // 2
@@ -111,11 +113,12 @@ class Sandbox:
         self.started = time.monotonic()
         self.lost = anyio.Event()
         self.runner: dict[str, object] = {}
-        self._channels: dict[int, _Channel] = {}
+        self._channels: dict[int, _Channel | Transfer] = {}
         self._numbers = count(1)
         self._sending = anyio.Lock()
         self._greeting = anyio.Event()
         self._ready = anyio.Event()
+        self._transfers = anyio.Semaphore(TRANSFERS)
         self._why = ""
 
     @property
@@ -310,33 +313,53 @@ class Sandbox:
         Raises LimitExceeded if it does not fit, InvalidRequest if the path can't be written,
         SandboxLost if the sandbox ended.
         """
-        number, channel = self._open()
+        request = {"op": "write", "path": file.path}
         try:
-            with anyio.move_on_after(PUT_SECONDS):
-                await self._send(wire.encode_json(Type.OPEN, number, {"op": "write", "path": file.path}))
-                await self._feed(number, channel, file.content)
-                await channel.attention.wait()
-        except BaseException:
-            # Or the process that writes would wait for the rest of the file for ever.
-            with anyio.CancelScope(shield=True):
-                await self._send(wire.encode(Type.CANCEL, number))
-            raise
-        finally:
-            del self._channels[number]
-        report = self._put_report(channel)
-        if report is None:
+            report = await self.transfer(Transfer(request, source=whole(file.content)), PUT_SECONDS)
+            written = PutReport.model_validate(report or {})
+        except (SandboxLost, ValidationError):
             self._lose("its runner did not write a file")
-            raise SandboxLost("the sandbox was lost while a file was put into it", hint="nothing was run")
-        if not report.ok:
-            raise put_error(file, report)
+            raise SandboxLost(
+                "the sandbox was lost while a file was put into it", hint="nothing was run"
+            ) from None
+        if not written.ok:
+            raise put_error(file, written)
 
-    def _put_report(self, channel: _Channel) -> PutReport | None:
-        if channel.close is None:
-            return None
+    async def transfer(self, transfer: Transfer, seconds: float) -> dict[str, Any] | None:
+        """Carry out a file operation; returns its report, or None if it was ended, because it took
+        longer than `seconds` or gave more than it may. A run may be going on meanwhile.
+        Cancelling ends it. Raises SandboxLost if the sandbox ended, and what its source or sink raises.
+        """
+        async with self._transfers:
+            number = next(self._numbers)
+            self._channels[number] = transfer
+            try:
+                with anyio.move_on_after(seconds if self.alive else 0):
+                    await transfer.drive(number, self._send)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._end_transfer(number, transfer)
+        if transfer.close is None:
+            reason = (await self._death()).reason
+            raise SandboxLost(f"the sandbox was lost during a file operation: {reason}")
         try:
-            return PutReport.model_validate_json(channel.close.payload)
-        except ValidationError:
-            return None
+            return None if transfer.stopped else transfer.close.json()
+        except wire.WireError:
+            self._lose("its runner broke the protocol")
+            await self.destroy()
+            raise SandboxLost("the sandbox broke the protocol and was destroyed") from None
+
+    async def _end_transfer(self, number: int, transfer: Transfer) -> None:
+        """See that nothing of it goes on: without its CLOSE, CANCEL and, if need be, the sandbox's end."""
+        if transfer.close is None and self.alive:
+            transfer.stopped = True
+            with anyio.move_on_after(KILL_GRACE):
+                await self._send(wire.encode(Type.CANCEL, number))
+                await transfer.closed()
+        del self._channels[number]
+        if transfer.close is None and self.alive:
+            self._lose("its runner did not end a file operation")
+            await self.destroy()
 
     async def reset(self) -> None:
         """End every process of the session, the kept interpreter too; files stay.

@@ -86,6 +86,11 @@ class Session:
         """Seconds since the last call."""
         return time.monotonic() - self.used
 
+    def tell(self) -> tuple[SessionState, str]:
+        """What is true of the files, for a result that is not a run's."""
+        loss, self.loss = self.loss, ""
+        return ("lost", loss) if loss else ("kept", "")
+
     def conclude(self, report: CloseReport | None, stateful: bool) -> tuple[SessionState, str]:
         """What is true after a run, for its result."""
         loss, self.loss = self.loss, ""

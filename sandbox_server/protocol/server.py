@@ -21,6 +21,7 @@ from sandbox_server.execution.api import Executor
 from sandbox_server.protocol.calls import Calls
 from sandbox_server.protocol.code_execution import code_execution
 from sandbox_server.protocol.connections import ServerState, closing_connections
+from sandbox_server.protocol.filesystem import filesystem
 from sandbox_server.protocol.registry import Registry
 from sandbox_server.protocol.sandbox_tool import sandbox
 from sandbox_server.protocol.tools import Context, Tool, ToolResult
@@ -74,7 +75,7 @@ def build_server(executor: Executor, *, version: str, extra: Extra | None = None
     """
     extra = extra or Extra()
     calls = Calls()
-    registry = Registry([code_execution(executor), sandbox(executor), *extra.tools])
+    registry = Registry([code_execution(executor), filesystem(executor), sandbox(executor), *extra.tools])
 
     async def list_tools(
         context: Context, params: types.PaginatedRequestParams | None

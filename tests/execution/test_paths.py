@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox_server.errors import InvalidRequest
-from sandbox_server.execution.paths import MAX_PATH, workspace_path
+from sandbox_server.execution.paths import MAX_PATH, READABLE, readable_path, workspace_path
 
 PARTS = st.sampled_from(
     ["a", "b.csv", "..", ".", "", "/", "workspace", "/workspace/", "\0", "ü", "~", "…", " "]
@@ -84,3 +84,71 @@ def test_the_longest_path_passes() -> None:
     path = "/".join(["a" * 255] * 4)
     assert len(path) == MAX_PATH - 1
     assert workspace_path(path) == path
+
+
+ANY = st.one_of(
+    st.text(max_size=60),
+    st.lists(PARTS, max_size=6).map("/".join),
+    st.lists(PARTS, max_size=6).map(lambda parts: "/tmp/" + "/".join(parts)),
+)
+
+
+@given(ANY)
+def test_what_may_be_read_is_absolute_and_in_a_root(path: str) -> None:
+    try:
+        clean = readable_path(path)
+    except InvalidRequest:
+        return
+    parts = clean.split("/")[1:]
+    assert any(clean == root or clean.startswith(root + "/") for root in READABLE)
+    assert not {"", ".", ".."} & set(parts)
+    assert readable_path(clean) == clean
+
+
+@given(ANY)
+def test_what_may_be_written_may_be_read_in_the_same_place(path: str) -> None:
+    try:
+        relative = workspace_path(path)
+    except InvalidRequest:
+        return
+    assert readable_path(path) == f"/workspace/{relative}"
+
+
+@pytest.mark.parametrize(
+    ("path", "clean"),
+    [
+        (".", "/workspace"),
+        ("./", "/workspace"),
+        ("/workspace", "/workspace"),
+        ("/workspace/", "/workspace"),
+        ("a//b/.", "/workspace/a/b"),
+        ("workspace", "/workspace/workspace"),
+        ("tmp/x", "/workspace/tmp/x"),
+        ("/tmp", "/tmp"),
+        ("/tmp/./x", "/tmp/x"),
+        ("//tmp/x", "/tmp/x"),
+    ],
+)
+def test_plain_paths_may_be_read(path: str, clean: str) -> None:
+    assert readable_path(path) == clean
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "..",
+        "/tmp/..",
+        "/tmp/../etc",
+        "/etc/passwd",
+        "/workspace_evil",
+        "/tmpx",
+        "a/../b",
+        "/proc/self/root",
+        "a\0",
+    ],
+)
+def test_others_may_not_be_read(path: str) -> None:
+    with pytest.raises(InvalidRequest):
+        readable_path(path)

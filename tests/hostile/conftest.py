@@ -6,9 +6,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from uuid import uuid4
 
+import anyio
 import pytest
 
+from sandbox_server.execution.api import Caller
+from sandbox_server.execution.file_models import FileOperation, FileResult
 from sandbox_server.execution.models import RunResult
+from tests.hostile.file_place import Place
 from tests.hostile.lab import Lab, open_lab
 
 Run = Callable[..., Awaitable[RunResult]]
@@ -45,3 +49,15 @@ async def probe(lab: Lab) -> AsyncIterator[Run]:
 def mark() -> str:
     """A name for a process by which the host finds it again, and nothing else."""
     return f"h{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+async def place(lab: Lab) -> AsyncIterator[Place]:
+    connection = uuid4().hex
+
+    async def do(operation: FileOperation) -> FileResult:
+        with anyio.fail_after(60):
+            return (await lab.manager.files(operation, caller=Caller(connection=connection))).result
+
+    yield Place(partial(lab.run, connection=connection), do, connection)
+    await lab.manager.close_connection(connection)

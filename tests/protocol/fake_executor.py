@@ -13,6 +13,7 @@ from mcp.client._memory import InMemoryTransport
 from sandbox_server.engines.profile import SandboxLimits
 from sandbox_server.errors import NotFound
 from sandbox_server.execution.api import Caller, Caps, OnEvent
+from sandbox_server.execution.file_models import FileAnswer, FileOperation, FileResult, Written
 from sandbox_server.execution.models import (
     Captured,
     Isolation,
@@ -112,6 +113,8 @@ class FakeExecutor:
     connections: list[str | None] = field(default_factory=list)
     desk: FakeSessions = field(default_factory=lambda: FakeSessions())
     handles: list[str | None] = field(default_factory=list)
+    operations: list[FileOperation] = field(default_factory=list)
+    file_script: Callable[[FileOperation], FileResult] = lambda operation: Written(3)
     closed: list[str] = field(default_factory=list)
     started: anyio.Event = field(default_factory=anyio.Event)
     cancelled: anyio.Event = field(default_factory=anyio.Event)
@@ -133,6 +136,14 @@ class FakeExecutor:
         if connection is None or result.session.state != "none":
             return result
         return replace(result, session=SessionInfo(id=connection, state="kept"))
+
+    async def files(
+        self, operation: FileOperation, *, caller: Caller, session: str | None = None
+    ) -> FileAnswer:
+        self.operations.append(operation)
+        self.handles.append(session)
+        made = "m" * 32 if caller.connection is None else caller.connection
+        return FileAnswer(self.file_script(operation), SessionInfo(session or made, "kept", 900.0))
 
     @property
     def sessions(self) -> FakeSessions:

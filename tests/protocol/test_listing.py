@@ -61,7 +61,11 @@ async def test_tools_are_listed_while_the_engine_is_down(era: str) -> None:
         raise EngineUnavailable("Docker does not answer", hint="Start it.")
 
     async with connect(build_server(FakeExecutor(script=down), version="0"), era) as client:
-        assert [tool.name for tool in (await client.list_tools()).tools] == ["code_execution", "sandbox"]
+        assert [tool.name for tool in (await client.list_tools()).tools] == [
+            "code_execution",
+            "filesystem",
+            "sandbox",
+        ]
         result = await client.call_tool("code_execution", {"code": "print(42)"})
     assert result.is_error
     assert result.structured_content["code"] == "engine_unavailable"
