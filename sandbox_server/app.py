@@ -6,12 +6,14 @@ settings -> policy -> instance -> engine -> manager -> protocol server -> transp
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import anyio
@@ -24,6 +26,7 @@ from sandbox_server.engines.docker.engine import DockerEngine
 from sandbox_server.engines.docker.images import open_images
 from sandbox_server.errors import EngineUnavailable
 from sandbox_server.execution.manager import Manager
+from sandbox_server.execution.store import Store, clear
 from sandbox_server.images.recipes import tag_of
 from sandbox_server.instance import ownerless, take_instance
 from sandbox_server.policy.loader import load_policy
@@ -61,7 +64,8 @@ async def open_stack(settings: Settings, *, narrow: Narrow | None = None) -> Asy
         lease = stack.enter_context(take_instance(settings.state_dir, settings.instance))
         engine = _engine(settings, lease.id)
         # Entering the manager makes it the engine's owner: it closes the engine on its way out.
-        manager = await stack.enter_async_context(Manager(engine, policy.grants, policy.sizing))
+        store = Store(_store_of(settings, lease.slot), total=policy.sizing.store, ttl=policy.sizing.store_ttl)
+        manager = await stack.enter_async_context(Manager(engine, policy.grants, policy.sizing, store))
         background = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(background.cancel_scope.cancel)
         background.start_soon(_sweep_orphans, settings)
@@ -141,6 +145,10 @@ def _host_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def _store_of(settings: Settings, slot: str) -> Path:
+    return settings.state_dir / f"store-{slot}"
+
+
 def _engine(settings: Settings, instance: str) -> DockerEngine:
     return DockerEngine(
         Owner(instance=instance, boot_id=uuid.uuid4().hex),
@@ -156,6 +164,8 @@ async def _sweep_orphans(settings: Settings) -> None:
     while True:
         for lease in ownerless(settings.state_dir):
             engine = _engine(settings, lease.id)
+            with contextlib.suppress(OSError):
+                await anyio.to_thread.run_sync(clear, _store_of(settings, lease.slot))
             try:
                 if removed := await engine.sweep():
                     log.info("orphans_removed", slot=lease.slot, containers=removed)

@@ -26,7 +26,7 @@ from _files import WORKSPACE, enter_workspace
 VALUE, DISPLAY = 1, 2
 REPR_LIMIT = 64 * 1024
 DISPLAY_LIMIT = 8 * 1024 * 1024
-OURS = ("_accounting", "_files", "_processes", "_python", "_run", "_wire")
+OURS = ("_accounting", "_artifacts", "_files", "_processes", "_python", "_run", "_wire")
 TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 CO_COROUTINE = 0x80
 CELL_FDS = ("code", "stdin", "stdout", "stderr", "side")

@@ -70,6 +70,7 @@ class Run:
         self.cpu_limit = request.get("cpu")
         self.cpu_start = accounting.cpu_us()
         self.oom_start = accounting.oom_kills()
+        self.supervisor.artifacts.begin()
 
     # --- start
 
@@ -286,6 +287,7 @@ class Run:
             "alone": self.alone,
             "interpreter": self._interpreter_state(),
             "fresh": self.fresh,
+            "artifacts": self.supervisor.artifacts.scan(),
         }
 
     def _interpreter_state(self):

@@ -51,7 +51,10 @@ Operations (OPEN):
               "cpu_us": int|null, "peak_memory": bytes|null, "oom_kills": int,
               "full": [paths of file systems with no space or inodes left],
               "alone": bool,        proved: nothing of the run is left; if not, destroy the sandbox
-              "interpreter": null|"kept"|"gone", "fresh": bool}   fresh: this cell was its first
+              "interpreter": null|"kept"|"gone", "fresh": bool,   fresh: this cell was its first
+              "artifacts": {"files": [["plots/a%20b.png", size]...], "omitted": n, "complete": bool}}
+                                    regular files in /workspace that it created or changed: paths below it,
+                                    percent-encoded bytes; how many more there are; whether all was looked at
 
 SIDE records come from inside the program's own process and are worth what it is worth:
 kind 1 is the last expression's repr, kind 2 a display: its MIME type, NUL, its bytes.
@@ -69,6 +72,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import _accounting as accounting
+import _artifacts as artifacts
 import _files as files
 import _processes as processes
 import _wire as wire
@@ -95,6 +99,7 @@ class Supervisor:
         self.interpreter = None
         self.ahead = None
         self.statuses = {}
+        self.artifacts = artifacts.Artifacts()
         self.poll.register(wire_in, select.POLLIN)
         self.poll.register(self.wake, select.POLLIN)
 
@@ -200,6 +205,7 @@ class Supervisor:
 
     def _open(self, number, request):
         op = request["op"]
+        self.artifacts.opened(number, request)
         if op in ("run", "reset") and self.run is not None:
             self.close(number, {"ok": False, "error": "EBUSY", "message": "a run is going on"})
         elif op == "run":
@@ -221,6 +227,7 @@ class Supervisor:
 
     def close(self, number, result):
         """Send CLOSE and forget the channel."""
+        self.artifacts.closed(number, result)
         channel = self.channels.pop(number, None)
         if channel is not None and channel is self.run:
             self.run = None

@@ -122,6 +122,10 @@ def as_json(result: RunResult, saved: Iterable[Path] = ()) -> dict[str, Any]:
         | ({"file": str(paths[n])} if paths else {"base64": base64.b64encode(display.data).decode()})
         for n, display in enumerate(result.displays)
     ]
+    # Nothing can be read of a server that is gone.
+    found["artifacts"] = [{"path": each.path, "size": each.size} for each in result.artifacts]
+    for stream in ("stdout", "stderr"):
+        del found[stream]["uri"], found[stream]["kept_bytes"]
     return found
 
 

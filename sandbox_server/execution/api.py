@@ -13,7 +13,10 @@ from typing import Protocol
 from sandbox_server.engines.profile import KIB, MIB
 from sandbox_server.execution.file_models import FileAnswer, FileOperation
 from sandbox_server.execution.models import (
+    Content,
+    Page,
     ResetWhat,
+    Resource,
     RunEvent,
     RunRequest,
     RunResult,
@@ -128,6 +131,15 @@ class Executor(Protocol):
 
     async def close_connection(self, connection: str) -> None:
         """The connection has ended: destroy its session. Idempotent, also for an unknown id."""
+        ...
+
+    def list_resources(self, *, caller: Caller) -> list[Resource]:
+        """What the caller can read now: what runs on its connection have left, oldest first."""
+        ...
+
+    async def read_resource(self, uri: str, page: Page, *, caller: Caller) -> Content:
+        """A page of what a run has left. Raises InvalidRequest for a page that can't be, and NotFound for
+        what is not there and what is another principal's alike."""
         ...
 
     def languages(self) -> tuple[str, ...]:

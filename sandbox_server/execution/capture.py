@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
 
 from sandbox_server.execution.models import Captured, Display, StreamName
 
@@ -72,6 +75,12 @@ class Capture:
         if len(self._tail) > 2 * self._tail_limit:
             del self._tail[: -self._tail_limit]
 
+    def everything(self) -> bytes | None:
+        """All that was fed, as long as nothing had to be dropped."""
+        if self.total == len(self._head) + len(self._tail):
+            return bytes(self._head + self._tail)
+        return None
+
     def finish(self) -> Captured:
         """What was kept, as text of at most `limit` bytes of UTF-8 and a note of what was cut."""
         head = bytes(self._head)
@@ -80,7 +89,7 @@ class Capture:
             text = make_visible((head + tail).decode("utf-8", "replace"))
             if _size(text) <= self._head_limit + self._tail_limit:
                 return Captured(text, self.total, 0)
-        before, kept_before = _fit(_trim_end(head), self._head_limit)
+        before, kept_before = _fit(trim_end(head), self._head_limit)
         after, kept_after = _fit(_trim_start(tail), self._tail_limit, at_end=True)
         omitted = self.total - kept_before - kept_after
         return Captured(f"{before}\n[... {omitted} bytes omitted ...]\n{after}", self.total, omitted)
@@ -114,7 +123,7 @@ def _fit(data: bytes, room: int, *, at_end: bool = False) -> tuple[str, int]:
     return "".join(reversed(pieces) if at_end else pieces), len(data) - len(left)
 
 
-def _trim_end(data: bytes) -> bytes:
+def trim_end(data: bytes) -> bytes:
     """Without a character that the cut has split."""
     for back in range(1, min(4, len(data)) + 1):
         byte = data[-back]
@@ -206,12 +215,36 @@ class SideChannel:
         self.displays.append(Display(name, data if name == "image/png" else _shown_display(data)))
 
 
-class RunCapture:
-    """Everything that one run puts out. `over` turns true beyond the hard total."""
+class Overflow(Protocol):
+    """Where a stream goes whole once it is more than the caller wants to see."""
 
-    def __init__(self, output: int, output_total: int, display_total: int) -> None:
+    kept: int
+    uri: str
+
+    def feed(self, data: bytes) -> None: ...
+
+    async def flush(self) -> None: ...
+
+
+class RunCapture:
+    """Everything that one run puts out. `over` turns true beyond the hard total.
+
+    `overflow` makes the place for a stream of which something is cut. What is fed waits in memory until
+    `accept`, which whoever feeds awaits before it lets the program write more.
+    """
+
+    def __init__(
+        self,
+        output: int,
+        output_total: int,
+        display_total: int,
+        overflow: Callable[[StreamName], Overflow] | None = None,
+    ) -> None:
         self._streams: dict[StreamName, Capture] = {"stdout": Capture(output), "stderr": Capture(output)}
+        self._output = output
         self._left = output_total
+        self._make_overflow = overflow
+        self._overflows: dict[StreamName, Overflow] = {}
         self.side = SideChannel(display_total)
 
     @property
@@ -220,7 +253,40 @@ class RunCapture:
 
     def feed(self, stream: StreamName, data: bytes) -> None:
         self._left -= len(data)
-        self._streams[stream].feed(data)
+        capture = self._streams[stream]
+        if capture.total + len(data) > self._output:
+            self._overflow(stream, data)
+        capture.feed(data)
+
+    def _overflow(self, stream: StreamName, data: bytes) -> None:
+        overflow = self._overflows.get(stream)
+        if overflow is None and self._make_overflow is not None:
+            overflow = self._overflows[stream] = self._make_overflow(stream)
+            overflow.feed(self._streams[stream].everything() or b"")
+        if overflow is not None:
+            overflow.feed(data)
+
+    async def accept(self) -> None:
+        """Wait until what was fed so far is out of the way."""
+        for overflow in list(self._overflows.values()):
+            await overflow.flush()
+
+    async def finish_both(self) -> tuple[Captured, Captured]:
+        """stdout and stderr, with what was cut of them put away."""
+        return await self._finish("stdout"), await self._finish("stderr")
+
+    async def _finish(self, stream: StreamName) -> Captured:
+        captured = self.finish(stream)
+        if captured.omitted_bytes and stream not in self._overflows:
+            # Short enough to be held, too long once its control characters are shown.
+            self._overflow(stream, b"")
+        overflow = self._overflows.get(stream)
+        if overflow is None or not captured.omitted_bytes:
+            return captured
+        await overflow.flush()
+        if not overflow.kept:
+            return captured
+        return replace(captured, uri=overflow.uri, kept_bytes=overflow.kept)
 
     def feed_side(self, data: bytes) -> None:
         self._left -= len(data)

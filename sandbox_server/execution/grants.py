@@ -46,4 +46,6 @@ class Sizing:
     session_idle: float = 900.0
     session_hold: float = 60.0
     session_ttl: float = 4 * 3600.0
+    store: int = 256 * 1024**2
+    store_ttl: float = 900.0
     reap_every: float = 30.0

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from sandbox_server import wire
 from sandbox_server.engines.base import Death
 from sandbox_server.errors import InvalidRequest, LimitExceeded, SandboxServerError
 from sandbox_server.execution.models import InputFile
+from sandbox_server.execution.uris import QuotedPath
 
 HostCause = Literal["wall", "output", "cancelled"]
+
+
+class ArtifactsReport(BaseModel):
+    """Files that a run created or changed. The runner bounds this, so anything larger is not from it."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    files: Annotated[list[tuple[QuotedPath, Annotated[int, Field(ge=0, lt=2**60)]]], Field(max_length=64)]
+    omitted: Annotated[int, Field(ge=0, lt=2**31)]
+    complete: bool
 
 
 class CloseReport(BaseModel):
@@ -31,6 +42,7 @@ class CloseReport(BaseModel):
     alone: bool
     interpreter: Literal["kept", "gone"] | None
     fresh: bool
+    artifacts: ArtifactsReport = ArtifactsReport(files=[], omitted=0, complete=True)
 
 
 class PutReport(BaseModel):

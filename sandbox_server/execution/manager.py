@@ -26,8 +26,12 @@ from sandbox_server.execution.desk import SessionDesk
 from sandbox_server.execution.file_desk import FileDesk
 from sandbox_server.execution.file_models import FileAnswer, FileOperation
 from sandbox_server.execution.grants import Grant, Sizing
+from sandbox_server.execution.leftovers import leftovers, session_files, with_leftovers
 from sandbox_server.execution.models import (
+    Content,
+    Page,
     Queued,
+    Resource,
     RunEvent,
     RunRequest,
     RunResult,
@@ -36,9 +40,11 @@ from sandbox_server.execution.models import (
 from sandbox_server.execution.paths import workspace_path
 from sandbox_server.execution.pool import Pools
 from sandbox_server.execution.quota import Underway
+from sandbox_server.execution.resources import Resources
 from sandbox_server.execution.runs import Clock, capture_for, effective_limits, job_for, result_of
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.execution.session import Session
+from sandbox_server.execution.store import Store
 
 _log = logging.getLogger(__name__)
 
@@ -48,9 +54,13 @@ _FRESH_TRIES = 3
 
 class Manager:
     """Runs requests in sandboxes of an engine. An async context manager: entering starts the
-    pools and never fails because the engine is down; leaving destroys every sandbox."""
+    pools and never fails because the engine is down; leaving destroys every sandbox.
 
-    def __init__(self, engine: Engine, grants: Mapping[str, Grant], sizing: Sizing) -> None:
+    `store` keeps what runs leave behind; the manager enters it. None: a temporary one."""
+
+    def __init__(
+        self, engine: Engine, grants: Mapping[str, Grant], sizing: Sizing, store: Store | None = None
+    ) -> None:
         self._engine = engine
         self._grants = dict(grants)
         self._sizing = sizing
@@ -60,12 +70,15 @@ class Manager:
         self._underway = Underway(sizing.runs_per_principal)
         self._desk = SessionDesk(self._pools, self._grants, sizing, self._underway)
         self._files = FileDesk(self._desk, self._grants)
+        self._store = store or Store(total=sizing.store, ttl=sizing.store_ttl)
+        self._resources = Resources(self._store, self._desk.registry)
         self._stack = AsyncExitStack()
         self._swept = False
 
     # --- life
 
     async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self._store)
         tasks = await self._stack.enter_async_context(self._background())
         self._pools.start(tasks)
         tasks.start_soon(self._housekeeping)
@@ -118,6 +131,7 @@ class Manager:
         """Apart from the housekeeping: an engine that hangs must not keep sessions alive."""
         while True:
             self._expire()
+            await self._store.expire()
             await anyio.sleep(self._sizing.reap_every)
 
     def _expire(self) -> None:
@@ -147,6 +161,12 @@ class Manager:
         for sandbox in self._desk.registry.close(connection):
             self._pools.discard(sandbox)
 
+    def list_resources(self, *, caller: Caller) -> list[Resource]:
+        return self._resources.list(caller)
+
+    async def read_resource(self, uri: str, page: Page, *, caller: Caller) -> Content:
+        return await self._resources.read(uri, page, caller)
+
     async def health(self) -> dict[str, object]:
         """The state of the engine and the pools, without a secret; never waits for the engine."""
         error = self._pools.last_error
@@ -168,8 +188,8 @@ class Manager:
         with self._underway.one(caller.principal):
             place = self._session(session, grant, caller)
             if place is None:
-                return await self._run_once(request, grant, caller.principal, clock, on_event)
-            return await self._run_in_session(request, grant, clock, place, on_event)
+                return await self._run_once(request, grant, caller, clock, on_event)
+            return await self._run_in_session(request, grant, clock, place, caller, on_event)
 
     async def files(
         self, operation: FileOperation, *, caller: Caller, session: str | None = None
@@ -200,15 +220,18 @@ class Manager:
     # --- one-shot
 
     async def _run_once(
-        self, request: RunRequest, grant: Grant, principal: str, clock: Clock, on_event: OnEvent
+        self, request: RunRequest, grant: Grant, caller: Caller, clock: Clock, on_event: OnEvent
     ) -> RunResult:
-        sandbox = await self._prepared(request, grant.profile, principal, clock, on_event)
-        try:
-            capture = capture_for(request.limits)
-            exit = await sandbox.run(job_for(request, grant, keep=False), capture, on_event)
-        finally:
-            self._pools.discard(sandbox)
-        return result_of(exit, capture, grant, clock, SessionInfo(None, "none"))
+        sandbox = await self._prepared(request, grant.profile, caller.principal, clock, on_event)
+        async with leftovers(self._store, caller) as left:
+            try:
+                capture = capture_for(request.limits, left.overflow)
+                exit = await sandbox.run(job_for(request, grant, keep=False), capture, on_event)
+                files = await left.keep_files(sandbox, exit)
+            finally:
+                self._pools.discard(sandbox)
+            result = result_of(exit, capture, grant, clock, SessionInfo(None, "none"))
+            return await with_leftovers(result, capture, exit, files)
 
     async def _prepared(
         self, request: RunRequest, profile: Profile, principal: str, clock: Clock, on_event: OnEvent
@@ -244,16 +267,23 @@ class Manager:
     # --- sessions
 
     async def _run_in_session(
-        self, request: RunRequest, grant: Grant, clock: Clock, session: Session, on_event: OnEvent
+        self,
+        request: RunRequest,
+        grant: Grant,
+        clock: Clock,
+        session: Session,
+        caller: Caller,
+        on_event: OnEvent,
     ) -> RunResult:
-        async with session.lock:
+        async with session.lock, leftovers(self._store, caller) as left:
             clock.queued = time.monotonic() - clock.begin
             sandbox = await self._session_sandbox(session, request, clock, on_event)
             keep = grant.language.stateful
-            capture = capture_for(request.limits)
+            capture = capture_for(request.limits, left.overflow)
             session.used = time.monotonic()
             try:
                 exit = await sandbox.run(job_for(request, grant, keep=keep), capture, on_event)
+                files = await session_files(sandbox, exit, session.id)
             except BaseException:
                 self._interrupted(session, sandbox)
                 raise
@@ -264,7 +294,9 @@ class Manager:
             state, note = session.conclude(exit.report if sandbox.alive else None, keep)
             if session.sandbox is None and session.explicit:
                 self._desk.lost(session, note)
-            return result_of(exit, capture, grant, clock, session.info(state, note))
+            session.note_files(files)
+            result = result_of(exit, capture, grant, clock, session.info(state, note))
+            return await with_leftovers(result, capture, exit, files)
 
     def _interrupted(self, session: Session, sandbox: Sandbox) -> None:
         """A call was cancelled: nobody gets its result, so the next one tells what became of the state."""

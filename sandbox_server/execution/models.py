@@ -77,12 +77,15 @@ class Captured:
     """One stream, bounded and made safe for JSON: control characters are visible escapes.
 
     `total_bytes` is what the program wrote, `omitted_bytes` what was left out of `text`
-    (0 = nothing); the cut is marked inside `text`.
+    (0 = nothing); the cut is marked inside `text`. Of what was cut the first `kept_bytes` of
+    the whole stream can be read at `uri` for a while; without one nothing is kept.
     """
 
     text: str
     total_bytes: int
     omitted_bytes: int
+    uri: str | None = None
+    kept_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,18 @@ class Display:
 
     mime: str
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A regular file in `/workspace` that the run created or changed. `path` is relative to it and shown:
+    control characters as escapes, invalid UTF-8 replaced. `uri` is None if the file is not kept.
+    `image` is its content, if it is a small PNG or JPEG."""
+
+    path: str
+    size: int
+    uri: str | None
+    image: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,3 +204,48 @@ class RunResult:
     timings: Timings
     session: SessionInfo
     isolation: Isolation
+    artifacts: tuple[Artifact, ...] = ()
+    artifacts_omitted: int = 0
+    """How many more there are at least; the sandbox is not searched for ever."""
+    artifacts_complete: bool = True
+    """Whether all of `/workspace` was looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Something that can be read with `Executor.read_resource`. `name` is shown, `size` in bytes."""
+
+    uri: str
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What of a resource is wanted. `limit` in bytes, None for as much as is usual; `grep` asks for the
+    lines that hold this text, instead of the bytes."""
+
+    offset: int = 0
+    limit: int | None = None
+    grep: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A line that was searched for, or the part of it around the match; `offset` is where `text` begins."""
+
+    offset: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A page. `data` are the bytes at `offset`, or `found` is what the search came upon. `next` is the offset
+    to go on at, None at the end. `total` is what is kept of the resource."""
+
+    data: bytes
+    offset: int
+    total: int
+    next: int | None
+    found: tuple[Found, ...] | None = None
+    is_stream: bool = False

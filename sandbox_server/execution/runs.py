@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from sandbox_server.errors import InvalidRequest, LimitExceeded
-from sandbox_server.execution.capture import RunCapture
+from sandbox_server.execution.capture import Overflow, RunCapture
 from sandbox_server.execution.grants import Grant
 from sandbox_server.execution.jobs import Exit, Job
 from sandbox_server.execution.models import (
@@ -15,6 +16,7 @@ from sandbox_server.execution.models import (
     RunRequest,
     RunResult,
     SessionInfo,
+    StreamName,
     Timings,
     Usage,
 )
@@ -31,8 +33,8 @@ class Clock:
     queued: float = 0.0
 
 
-def capture_for(limits: RunLimits) -> RunCapture:
-    return RunCapture(limits.output, limits.output_total, limits.display_total)
+def capture_for(limits: RunLimits, overflow: Callable[[StreamName], Overflow] | None = None) -> RunCapture:
+    return RunCapture(limits.output, limits.output_total, limits.display_total, overflow)
 
 
 def effective_limits(asked: RunLimits, grant: Grant) -> RunLimits:
@@ -75,6 +77,7 @@ def job_for(request: RunRequest, grant: Grant, *, keep: bool) -> Job:
 
 
 def result_of(exit: Exit, capture: RunCapture, grant: Grant, clock: Clock, session: SessionInfo) -> RunResult:
+    """Without what is left behind, see `leftovers`."""
     verdict = judge(exit)
     report = exit.report
     return RunResult(

@@ -169,6 +169,9 @@ class Sandbox:
         elif channel := self._channels.get(frame.channel):
             owed = channel.take(frame)
             if owed:
+                if isinstance(channel, _Channel) and channel.capture:
+                    # No more until the disk has this: that is what keeps it out of our memory.
+                    await channel.capture.accept()
                 await self._send(wire.encode_credit(frame.channel, owed))
 
     async def _send(self, data: bytes) -> None:

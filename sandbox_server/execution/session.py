@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import anyio
@@ -11,8 +13,10 @@ import anyio
 from sandbox_server.engines.profile import Profile
 from sandbox_server.execution.api import ANONYMOUS
 from sandbox_server.execution.jobs import CloseReport
-from sandbox_server.execution.models import SessionInfo, SessionState
+from sandbox_server.execution.models import Artifact, SessionInfo, SessionState
 from sandbox_server.execution.sandbox import Sandbox
+
+MOST_LISTED = 256
 
 
 @dataclass(eq=False)
@@ -42,10 +46,21 @@ class Session:
     opening: bool = False
     closed: bool = False
     loss: str = ""
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+
+    def note_files(self, artifacts: Iterable[Artifact]) -> None:
+        """What a run has made can be listed as long as the sandbox lives; the last made, if it is many."""
+        for artifact in artifacts:
+            if artifact.uri:
+                self.artifacts.pop(artifact.uri, None)
+                self.artifacts[artifact.uri] = dataclasses.replace(artifact, image=None)
+        for uri in list(self.artifacts)[:-MOST_LISTED]:
+            del self.artifacts[uri]
 
     def adopt(self, sandbox: Sandbox) -> None:
         """Begin anew in `sandbox`."""
         self.sandbox = sandbox
+        self.artifacts.clear()
         self.created = self.used = time.monotonic()
         self.deadline = self.created + self.ttl
         self.cells = 0

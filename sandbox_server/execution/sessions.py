@@ -109,6 +109,11 @@ class Sessions:
         own += [s for key, s in self._by_connection.items() if key[:2] == here]
         return [session for session in own if session.sandbox]
 
+    def living(self, handle: str, principal: str) -> Session | None:
+        """The session of that handle, if it is this principal's and has a sandbox."""
+        session = self._by_id.get(handle)
+        return session if session and session.principal == principal and session.sandbox else None
+
     # --- ending
 
     def end(self, session: Session, story: str) -> Sandbox | None:

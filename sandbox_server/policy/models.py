@@ -108,6 +108,8 @@ class Deployment(Strict):
     session_hold: Annotated[Duration, Field(ge=0, le=7 * 24 * 3600)] = _BUILT_IN.session_hold
     session_idle: Annotated[Duration, Field(ge=1, le=7 * 24 * 3600)] = _BUILT_IN.session_idle
     session_ttl: Annotated[Duration, Field(ge=1, le=7 * 24 * 3600)] = _BUILT_IN.session_ttl
+    store: Annotated[Size, Field(ge=0, le=1024 * GIB)] = _BUILT_IN.store
+    store_ttl: Annotated[Duration, Field(ge=1, le=7 * 24 * 3600)] = _BUILT_IN.store_ttl
 
     def sizing(self, host_memory: int) -> Sizing:
         """Of a deployment on a host with this many bytes of memory."""

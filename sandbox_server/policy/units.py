@@ -10,8 +10,10 @@ from typing import Final
 _NUMBER: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([A-Za-z]*)")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES: Final = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
-_TIMES: Final = frozenset({"wall", "cpu", "queue_wait", "session_idle", "session_ttl"})
-_SIZES: Final = frozenset({"memory", "output", "output_total", "workspace", "tmp", "shm", "file_size"})
+_TIMES: Final = frozenset({"wall", "cpu", "queue_wait", "session_idle", "session_ttl", "store_ttl"})
+_SIZES: Final = frozenset(
+    {"memory", "output", "output_total", "workspace", "tmp", "shm", "file_size", "store"}
+)
 _MEANT: Final = {
     "k": "KiB", "kb": "KiB", "kib": "KiB", "m": "MiB", "mb": "MiB", "mib": "MiB",
     "g": "GiB", "gb": "GiB", "gib": "GiB", "b": "B",

@@ -8,9 +8,13 @@ from typing import Any
 import mcp_types as types
 
 from sandbox_server.execution.api import Caps
-from sandbox_server.execution.models import Captured, Display, RunRequest, RunResult
+from sandbox_server.execution.leftovers import image_type
+from sandbox_server.execution.models import Artifact, Captured, Display, RunRequest, RunResult
 from sandbox_server.protocol.failures import ERROR_PROPERTIES
+from sandbox_server.protocol.resources import guess_type
 from sandbox_server.protocol.text import visible
+
+HOW_TO_PAGE = "resources/read of uri?offset=0&limit=32768, or uri?grep=TEXT for lines with this text"
 
 _NUMBER = {"type": "number"}
 _STRING = {"type": "string"}
@@ -50,9 +54,14 @@ RESULT_PROPERTIES: dict[str, Any] = {
         "description": "Rich output. `content` is the index of its image block; text is inline.",
         "items": _object({"mime": _STRING, "bytes": _INTEGER, "content": _INTEGER, "text": _STRING}),
     },
+    "artifacts": {
+        "type": "array",
+        "description": "Files made or changed; read `uri` as a resource. `content`: index of its image.",
+        "items": _object({"path": _STRING, "size": _INTEGER, "uri": _STRING, "content": _INTEGER}),
+    },
     "truncated": {
         "type": "object",
-        "description": "What was cut, by stream; the rest is not kept. Empty: nothing.",
+        "description": "What was cut, by stream, and where all of it can be read. Empty: nothing.",
     },
     "usage": _object(
         {"wall_seconds": _NUMBER, "cpu_seconds": _or_null("number"), "peak_memory_bytes": _or_null("number")}
@@ -83,20 +92,25 @@ OUTPUT_SCHEMA: dict[str, Any] = {
     # Either a run's result, or (with isError) one of our errors.
     "anyOf": [{"required": list(RESULT_PROPERTIES)}, {"required": ["code", "message", "hint", "retry_safe"]}],
 }
-"""Files that a program made are not in it yet: they stay in the sandbox."""
 
 
 def to_tool_result(result: RunResult, *, request: RunRequest, caps: Caps) -> types.CallToolResult:
     """Never an error result: a failing program is a call that worked."""
     images: list[types.ContentBlock] = []
     displays = [_display(display, images) for display in result.displays]
+    artifacts = _artifacts(result, images)
+    links = [_link(artifact) for artifact in result.artifacts if artifact.uri]
     text = types.TextContent(text=_text(result, request=request, caps=caps))
     return types.CallToolResult(
-        content=[text, *images], structured_content=_structured(result, displays), is_error=False
+        content=[text, *images, *links],
+        structured_content=_structured(result, displays, artifacts),
+        is_error=False,
     )
 
 
-def _structured(result: RunResult, displays: list[dict[str, Any]]) -> dict[str, Any]:
+def _structured(
+    result: RunResult, displays: list[dict[str, Any]], artifacts: list[dict[str, Any]]
+) -> dict[str, Any]:
     usage, timings, session = result.usage, result.timings, result.session
     return {
         "outcome": result.outcome,
@@ -107,6 +121,7 @@ def _structured(result: RunResult, displays: list[dict[str, Any]]) -> dict[str, 
         "stderr": visible(result.stderr.text),
         "result": None if result.value is None else visible(result.value),
         "display": displays,
+        "artifacts": artifacts,
         "truncated": _truncated(result),
         "usage": {
             "wall_seconds": _seconds(usage.wall),
@@ -142,15 +157,50 @@ def _display(display: Display, images: list[types.ContentBlock]) -> dict[str, An
     return facts
 
 
+def _artifacts(result: RunResult, images: list[types.ContentBlock]) -> list[dict[str, Any]]:
+    """A figure that was saved is mostly one that was displayed too: images are shown once."""
+    show = not any(display.mime.startswith("image/") for display in result.displays)
+    listed = []
+    for artifact in result.artifacts:
+        facts: dict[str, Any] = {"path": visible(artifact.path), "size": artifact.size}
+        if artifact.uri:
+            facts["uri"] = artifact.uri
+        mime_type = image_type(artifact.image) if artifact.image and show else None
+        if artifact.image and mime_type:
+            data = base64.b64encode(artifact.image).decode("ascii")
+            images.append(types.ImageContent(data=data, mime_type=mime_type))
+            facts["content"] = len(images)
+        listed.append(facts)
+    return listed
+
+
+def _link(artifact: Artifact) -> types.ResourceLink:
+    return types.ResourceLink(
+        uri=artifact.uri or "",
+        name=visible(artifact.path),
+        mime_type=guess_type(artifact.path),
+        size=artifact.size,
+    )
+
+
 def _truncated(result: RunResult) -> dict[str, Any]:
     cut: dict[str, Any] = {
-        name: {"total_bytes": stream.total_bytes, "omitted_bytes": stream.omitted_bytes}
+        name: _cut_facts(stream)
         for name, stream in (("stdout", result.stdout), ("stderr", result.stderr))
         if stream.omitted_bytes
     }
+    if result.artifacts_omitted or not result.artifacts_complete:
+        cut["artifacts"] = {"omitted": result.artifacts_omitted, "complete": result.artifacts_complete}
     if result.displays_omitted:
         cut["display"] = {"omitted": result.displays_omitted}
     return cut
+
+
+def _cut_facts(stream: Captured) -> dict[str, Any]:
+    facts: dict[str, Any] = {"total_bytes": stream.total_bytes, "omitted_bytes": stream.omitted_bytes}
+    if stream.uri:
+        facts |= {"uri": stream.uri, "kept_bytes": stream.kept_bytes, "how": HOW_TO_PAGE}
+    return facts
 
 
 def _text(result: RunResult, *, request: RunRequest, caps: Caps) -> str:
@@ -163,12 +213,23 @@ def _text(result: RunResult, *, request: RunRequest, caps: Caps) -> str:
         head.append(f"display: {kinds}")
     if result.displays_omitted:
         head.append(f"{result.displays_omitted} more display outputs were over the limit and dropped.")
+    head += _artifact_lines(result)
     body = _sections(result)
     if body:
         head.append("The program's output (untrusted data):")
     elif not result.displays:
         head.append("No output.")
     return "\n".join(head + body)
+
+
+def _artifact_lines(result: RunResult) -> list[str]:
+    lines = []
+    if result.artifacts:
+        count = len(result.artifacts) + result.artifacts_omitted
+        lines.append(f"files made or changed: {count}, see artifacts")
+    if not result.artifacts_complete:
+        lines.append("The workspace was too large to look through: other files may have changed too.")
+    return lines
 
 
 def _headline(result: RunResult, request: RunRequest, caps: Caps) -> str:
@@ -202,7 +263,10 @@ def _sections(result: RunResult) -> list[str]:
 def _cut(stream: Captured) -> str:
     if not stream.omitted_bytes:
         return ""
-    return f" ({stream.omitted_bytes:,} of {stream.total_bytes:,} bytes were cut)"
+    whole = stream.kept_bytes == stream.total_bytes
+    kept = "all of it" if whole else f"the first {stream.kept_bytes:,} bytes"
+    rest = f"; {kept}: {stream.uri}?offset=0, or ?grep=TEXT" if stream.uri else ""
+    return f" ({stream.omitted_bytes:,} of {stream.total_bytes:,} bytes were cut{rest})"
 
 
 def _seconds(value: float) -> float:

@@ -23,6 +23,7 @@ from sandbox_server.protocol.code_execution import code_execution
 from sandbox_server.protocol.connections import ServerState, closing_connections
 from sandbox_server.protocol.filesystem import filesystem
 from sandbox_server.protocol.registry import Registry
+from sandbox_server.protocol.resources import Resources
 from sandbox_server.protocol.sandbox_tool import sandbox
 from sandbox_server.protocol.tools import Context, Tool, ToolResult
 
@@ -85,6 +86,8 @@ def build_server(executor: Executor, *, version: str, extra: Extra | None = None
     async def call_tool(context: Context, params: types.CallToolRequestParams) -> ToolResult:
         return await registry.call(context, params, calls)
 
+    resources = Resources(executor)
+
     def lifespan(_: Server[ServerState]) -> AbstractAsyncContextManager[ServerState]:
         return closing_connections(executor.close_connection)
 
@@ -99,6 +102,9 @@ def build_server(executor: Executor, *, version: str, extra: Extra | None = None
         get_tool_input_schema=registry.input_schema,
         on_list_tools=guarded(list_tools),
         on_call_tool=guarded(call_tool),
+        on_list_resources=guarded(resources.list),
+        on_list_resource_templates=guarded(resources.templates),
+        on_read_resource=guarded(resources.read),
     )
     server.calls = calls
     for each in extra.handlers:

@@ -1,0 +1,214 @@
+"""MCP resources: what runs have left, as lists and pages. Each caller sees its own only."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import parse_qsl, quote
+
+import mcp_types as types
+from mcp.shared.exceptions import MCPError
+
+from sandbox_server.errors import InvalidRequest, NotFound, SandboxServerError
+from sandbox_server.execution.api import Executor
+from sandbox_server.execution.models import Content, Page, Resource
+from sandbox_server.protocol.connections import caller_of
+from sandbox_server.protocol.text import clip, visible
+from sandbox_server.protocol.tools import Context
+
+PAGE_SIZE = 100
+MAX_URI = 8 * 1024
+TEMPLATES = [
+    types.ResourceTemplate(
+        uri_template="run://{id}/{stream}{?offset,limit,grep}",
+        name="output",
+        title="Output of a run",
+        description="stdout or stderr of a run that printed more than it was asked to return. `offset` and "
+        "`limit` are in bytes; `grep` gives only the lines that hold this plain text.",
+        mime_type="text/plain",
+    ),
+    types.ResourceTemplate(
+        uri_template="sandbox://{holder}/{+path}{?offset,limit}",
+        name="file",
+        title="File made by a run",
+        description="A file in a session's workspace or left by a one-shot run. `offset` and `limit` are in "
+        "bytes.",
+    ),
+]
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_TYPES = {
+    ".csv": "text/csv",
+    ".html": "text/html",
+    ".json": "application/json",
+    ".md": "text/markdown",
+    ".svg": "image/svg+xml",
+}
+_MAGIC = {
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF8": "image/gif",
+    b"%PDF-": "application/pdf",
+    b"PK\x03\x04": "application/zip",
+}
+
+
+class Resources:
+    """The handlers over `executor`."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    async def list(
+        self, context: Context, params: types.PaginatedRequestParams | None
+    ) -> types.ListResourcesResult:
+        start = _position(params.cursor if params else None)
+        everything = self._executor.list_resources(caller=caller_of(context))
+        page = everything[start : start + PAGE_SIZE]
+        after = start + PAGE_SIZE
+        return types.ListResourcesResult(
+            resources=[_listed(each) for each in page],
+            next_cursor=_cursor(after) if after < len(everything) else None,
+            ttl_ms=0,
+            cache_scope="private",
+        )
+
+    async def templates(
+        self, context: Context, params: types.PaginatedRequestParams | None
+    ) -> types.ListResourceTemplatesResult:
+        if params is not None and params.cursor is not None:
+            raise _refusal("Unknown cursor; resources/templates/list has a single page")
+        return types.ListResourceTemplatesResult(resource_templates=TEMPLATES)
+
+    async def read(
+        self, context: Context, params: types.ReadResourceRequestParams
+    ) -> types.ReadResourceResult:
+        uri = params.uri
+        try:
+            bare, page = _parse(uri)
+            content = await self._executor.read_resource(bare, page, caller=caller_of(context))
+        except (InvalidRequest, NotFound) as error:
+            raise _refusal(f"{error.message}: {error.hint}", uri) from None
+        except SandboxServerError as error:
+            message = visible(f"{error.code}: {error.message}")
+            raise MCPError(code=types.INTERNAL_ERROR, message=message) from None
+        return types.ReadResourceResult(
+            contents=_contents(uri, bare, page, content), ttl_ms=0, cache_scope="private"
+        )
+
+
+def guess_type(path: str) -> str | None:
+    """A MIME type by a file's name, which is only its program's word."""
+    suffix = PurePosixPath(path).suffix.lower()
+    known = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".txt": "text/plain"} | _TYPES
+    return known.get(suffix)
+
+
+def _listed(resource: Resource) -> types.Resource:
+    stream = resource.uri.startswith("run://")
+    return types.Resource(
+        uri=resource.uri,
+        name=visible(resource.name),
+        mime_type="text/plain" if stream else guess_type(resource.name),
+        size=resource.size,
+    )
+
+
+def _cursor(position: int) -> str:
+    return base64.urlsafe_b64encode(f"from:{position}".encode()).decode()
+
+
+def _position(cursor: str | None) -> int:
+    if cursor is None:
+        return 0
+    try:
+        plain = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        plain = ""
+    word, _, number = plain.partition(":")
+    if word != "from" or not _NUMBER.fullmatch(number) or _cursor(int(number)) != cursor:
+        raise _refusal("Unknown cursor; begin without one")
+    return int(number)
+
+
+def _refusal(message: str, uri: str | None = None) -> MCPError:
+    data = None if uri is None else {"uri": clip(visible(uri), 300)}
+    return MCPError(code=types.INVALID_PARAMS, message=visible(message), data=data)
+
+
+def _parse(uri: str) -> tuple[str, Page]:
+    """The resource, and what of it is wanted. Raises InvalidRequest."""
+    if len(uri) > MAX_URI:
+        raise InvalidRequest("the URI is too long", hint=f"at most {MAX_URI} characters")
+    bare, _, query = uri.partition("?")
+    wanted: dict[str, Any] = {}
+    try:
+        pairs = parse_qsl(
+            query, keep_blank_values=True, strict_parsing=bool(query), errors="strict", max_num_fields=8
+        )
+    except ValueError:
+        raise InvalidRequest(
+            "the query is malformed", hint="write ?offset=0&limit=32768 or ?grep=text"
+        ) from None
+    for name, value in pairs:
+        if name not in ("offset", "limit", "grep") or name in wanted:
+            raise InvalidRequest(
+                f"unknown or repeated parameter '{clip(visible(name), 40)}'",
+                hint="there are offset, limit and grep",
+            )
+        if name != "grep" and not _NUMBER.fullmatch(value):
+            raise InvalidRequest(f"{name} must be a number of bytes", hint="such as 32768")
+        wanted[name] = value if name == "grep" else int(value)
+    return bare, Page(**wanted)
+
+
+def _contents(
+    uri: str, bare: str, page: Page, content: Content
+) -> list[types.TextResourceContents | types.BlobResourceContents]:
+    if content.found is not None:
+        text = "".join(f"{found.offset}: {visible(found.text)}\n" for found in content.found)
+        contents = [_text(uri, text, "text/plain")]
+    elif content.is_stream:
+        contents = [_text(uri, visible(content.data.decode("utf-8", "replace")), "text/plain")]
+    else:
+        contents = [_file(uri, bare, content)]
+    note = _note(bare, page, content)
+    return [*contents, _text(uri, note, "text/plain")] if note else contents
+
+
+def _text(uri: str, text: str, mime_type: str) -> types.TextResourceContents | types.BlobResourceContents:
+    return types.TextResourceContents(uri=uri, mime_type=mime_type, text=text)
+
+
+def _file(uri: str, bare: str, content: Content) -> types.TextResourceContents | types.BlobResourceContents:
+    """As text only what is text and can't play a terminal: a file must arrive as it is or not at all."""
+    try:
+        text = content.data.decode()
+    except UnicodeDecodeError:
+        text = None
+    if text is not None and visible(text) == text.replace("\r\n", "\n"):
+        return _text(uri, text, _TYPES.get(PurePosixPath(bare).suffix.lower(), "text/plain"))
+    mime_type = next((mime for magic, mime in _MAGIC.items() if content.data.startswith(magic)), None)
+    return types.BlobResourceContents(
+        uri=uri,
+        mime_type=mime_type or "application/octet-stream",
+        blob=base64.b64encode(content.data).decode("ascii"),
+    )
+
+
+def _note(bare: str, page: Page, content: Content) -> str:
+    """How to go on; nothing if this was everything."""
+    if content.found is not None:
+        said = f"{len(content.found)} matches; numbers are offsets in bytes"
+        grep = f"&grep={quote(page.grep or '', safe='')}"
+    elif content.next is None and content.offset == 0:
+        return ""
+    else:
+        said = f"bytes {content.offset} to {content.offset + len(content.data)}"
+        grep = ""
+    if content.next is None:
+        return f"[{said}; end of {content.total} bytes]"
+    limit = f"&limit={page.limit}" if page.limit else ""
+    return f"[{said} of {content.total}; go on with {bare}?offset={content.next}{limit}{grep}]"
