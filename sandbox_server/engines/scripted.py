@@ -11,12 +11,16 @@ For tests of what is above the engines: deterministic, without tasks, time or pr
     wait                   until CANCEL                    hang         for ever; ignores CANCEL
     oom, full PATH, crowd  report an OOM kill, a full file system, or not to be alone
     die, die-oom           the whole sandbox ends          garbage      break the wire's rules
+    save PATH TEXT         make a file; PATH as in a report of artifacts
+    claim JSON             report these artifacts
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import unquote
 
 from sandbox_server import wire
 from sandbox_server.engines.base import Death
@@ -72,6 +76,8 @@ class ScriptedRunner:
             case "reset" if self.running is None:
                 self.memory = None
                 self.close(number, {"ok": True})
+            case "read":
+                self._read(number, request)
             case "write" if self.die_on_write is not None:
                 self.death = self.die_on_write
             case "write":
@@ -83,6 +89,16 @@ class ScriptedRunner:
                 run.step()
             case _:
                 self.close(number, {"ok": False, "error": "EBUSY", "message": "refused"})
+
+    def _read(self, number: int, request: dict[str, Any]) -> None:
+        content = self.files.get(request["path"])
+        if content is None:
+            self.close(number, {"ok": False, "error": "ENOENT", "message": "No such file or directory"})
+            return
+        piece = content[request["offset"] :][: request["length"]]
+        for start in range(0, len(piece), wire.MAX_FROM_RUNNER):
+            self.send(Type.STDOUT, number, piece[start : start + wire.MAX_FROM_RUNNER])
+        self.close(number, {"ok": True, "offset": request["offset"], "sent": len(piece), "size": len(content)})
 
     @property
     def open_channels(self) -> int:
@@ -152,6 +168,7 @@ class _Run:
             "oom_kills": 0,
             "full": [],
             "alone": True,
+            "artifacts": {"files": [], "omitted": 0, "complete": True},
         }
         self._script = self._perform()
 
@@ -223,6 +240,8 @@ class _Run:
             "full": lambda path: self._note(full=[path]),
             "crowd": lambda _: self._note(alone=False),
             "garbage": self._garbage,
+            "save": self._save,
+            "claim": lambda text: self._note(artifacts=json.loads(text)),
         }
 
     def _emit(self, kind: Type, data: bytes) -> Iterator[str]:
@@ -237,6 +256,12 @@ class _Run:
     def _set(self, rest: str) -> Iterator[str]:
         name, _, value = rest.partition(" ")
         self._memory[name] = value
+        yield from ()
+
+    def _save(self, rest: str) -> Iterator[str]:
+        path, _, content = rest.partition(" ")
+        self._runner.files[unquote(path, errors="surrogateescape")] = content.encode()
+        self._report["artifacts"]["files"].append([path, len(content.encode())])
         yield from ()
 
     def _cat(self, _: str) -> Iterator[str]:

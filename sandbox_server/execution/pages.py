@@ -53,7 +53,7 @@ def search(
     """
     found: list[Match] = []
     shown = 0
-    at = offset
+    at = floor = offset
     while at < size:
         chunk = read(at, _CHUNK)
         place = chunk.find(needle)
@@ -64,12 +64,12 @@ def search(
                 break
             at += step
             continue
+        match = _around(read, at + place, len(needle), floor)
         if shown >= limit or len(found) >= MOST_MATCHES:
-            return Matches(tuple(found), at + place)
-        match = _around(read, at + place, len(needle), offset if not found else at)
+            return Matches(tuple(found), match.offset)
         found.append(match)
         shown += len(match.text)
-        at = match.offset + len(match.text)
+        at = floor = match.offset + len(match.text)
     return Matches(tuple(found), None)
 
 

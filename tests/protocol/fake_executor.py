@@ -16,9 +16,12 @@ from sandbox_server.execution.api import Caller, Caps, OnEvent
 from sandbox_server.execution.file_models import FileAnswer, FileOperation, FileResult, Written
 from sandbox_server.execution.models import (
     Captured,
+    Content,
     Isolation,
+    Page,
     Queued,
     ResetWhat,
+    Resource,
     RunRequest,
     RunResult,
     SessionInfo,
@@ -148,6 +151,12 @@ class FakeExecutor:
     @property
     def sessions(self) -> FakeSessions:
         return self.desk
+
+    def list_resources(self, *, caller: Caller) -> list[Resource]:
+        return []
+
+    async def read_resource(self, uri: str, page: Page, *, caller: Caller) -> Content:
+        raise NotFound("there is no such resource")
 
     async def close_connection(self, connection: str) -> None:
         self.closed.append(connection)
