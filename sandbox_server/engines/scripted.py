@@ -47,7 +47,7 @@ class ScriptedRunner:
         self.deaf_to_reset = False
         self.die_on_write: Death | None = None
         self.ran = 0
-        self._channels: dict[int, _Run | _Write] = {}
+        self._channels: dict[int, _Run | _Write | _Read] = {}
         self._decoder = wire.Decoder(wire.MAX_FROM_HOST)
         self.send_json(Type.HELLO, 0, {"protocol": wire.PROTOCOL_VERSION})
 
@@ -95,10 +95,8 @@ class ScriptedRunner:
         if content is None:
             self.close(number, {"ok": False, "error": "ENOENT", "message": "No such file or directory"})
             return
-        piece = content[request["offset"] :][: request["length"]]
-        for start in range(0, len(piece), wire.MAX_FROM_RUNNER):
-            self.send(Type.STDOUT, number, piece[start : start + wire.MAX_FROM_RUNNER])
-        self.close(number, {"ok": True, "offset": request["offset"], "sent": len(piece), "size": len(content)})
+        reading = self._channels[number] = _Read(self, number, content, request)
+        reading.step()
 
     @property
     def open_channels(self) -> int:
@@ -140,6 +138,34 @@ class _Write:
         elif frame.type is Type.END:
             self._runner.files[self._path] = bytes(self._content)
             self._runner.close(self._number, {"ok": True, "size": len(self._content)})
+
+
+class _Read:
+    """A file that is being read, as far as there is credit."""
+
+    def __init__(self, runner: ScriptedRunner, number: int, content: bytes, request: dict[str, Any]) -> None:
+        self._runner = runner
+        self._number = number
+        self._size = len(content)
+        self._offset = request["offset"]
+        self._left = content[self._offset :][: request["length"]]
+        self._credit = wire.WINDOW
+
+    def take(self, frame: Frame) -> None:
+        if frame.type is Type.CANCEL:
+            self._runner.close(self._number, {"ok": False, "error": "ECANCELED", "message": "was killed"})
+        elif frame.type is Type.CREDIT:
+            self._credit += int.from_bytes(frame.payload, "big")
+            self.step()
+
+    def step(self) -> None:
+        while self._left and self._credit:
+            piece = self._left[: min(self._credit, wire.MAX_FROM_RUNNER)]
+            self._left = self._left[len(piece) :]
+            self._credit -= len(piece)
+            self._runner.send(Type.STDOUT, self._number, piece)
+        if not self._left:
+            self._runner.close(self._number, {"ok": True, "offset": self._offset, "size": self._size})
 
 
 class _Run:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import pytest
 
 from sandbox_server.engines.fake import FakeEngine
 from sandbox_server.errors import InvalidRequest, NotFound, SandboxLost
+from sandbox_server.execution.api import ANONYMOUS, Caller
 from sandbox_server.execution.manager import Manager
 from sandbox_server.execution.models import Content, Page
 from tests.execution.support import managed, run
 
 
-async def read(manager: Manager, uri: str | None, *, on: str | None = None, **page: object) -> Content:
+async def read(
+    manager: Manager, uri: str | None, *, on: str | None = None, principal: str = ANONYMOUS, **page: Any
+) -> Content:
     assert uri is not None
-    return await manager.read_resource(uri, Page(**page), connection=on)  # type: ignore[arg-type]
+    return await manager.read_resource(uri, Page(**page), caller=Caller(principal, on))
 
 
 @pytest.fixture
@@ -61,7 +65,7 @@ async def test_a_sessions_file_is_read_while_code_runs(manager: Manager) -> None
 async def test_output_within_bounds_leaves_nothing(manager: Manager) -> None:
     result = await run(manager, "out hello", output=6)
     assert (result.stdout.text, result.stdout.uri, result.stdout.omitted_bytes) == ("hello\n", None, 0)
-    assert manager.list_resources(connection=None) == []
+    assert manager.list_resources(caller=Caller()) == []
 
 
 @pytest.mark.parametrize("size", [7, 100, 5_000, 900_000])
@@ -129,13 +133,13 @@ async def test_a_file_that_has_no_room_is_named_without_a_uri(small: Manager) ->
 async def test_a_run_whose_sandbox_is_lost_leaves_nothing(manager: Manager) -> None:
     with pytest.raises(SandboxLost):
         await run(manager, "flood 1000\nsave a text\ndie", output=10)
-    assert manager.list_resources(connection=None) == []
+    assert manager.list_resources(caller=Caller()) == []
 
 
 async def test_a_cancelled_run_leaves_nothing(manager: Manager) -> None:
     with anyio.move_on_after(0.05):
         await run(manager, "flood 1000\nwait", output=10)
-    assert manager.list_resources(connection=None) == []
+    assert manager.list_resources(caller=Caller()) == []
 
 
 @pytest.mark.parametrize(
@@ -162,12 +166,12 @@ async def test_a_file_that_is_gone_or_has_changed_is_not_kept(manager: Manager) 
 
 
 async def test_strangers_get_the_answer_that_a_wrong_id_gets(manager: Manager) -> None:
-    mine = await run(manager, "save a text\nflood 1000", on="me", output=10)
-    shot = await run(manager, "save a text\nflood 1000", output=10)
-    theirs = [mine.stdout.uri, mine.artifacts[0].uri]
+    mine = await run(manager, "save a text\nflood 1000", on="c", principal="me", output=10)
+    shot = await run(manager, "save a text\nflood 1000", principal="me", output=10)
+    theirs = [mine.stdout.uri, mine.artifacts[0].uri, shot.stdout.uri, shot.artifacts[0].uri]
     for uri in theirs:
-        await read(manager, uri, on="me")
-    nothing = [
+        await read(manager, uri, principal="me")
+    wrong = [
         "run://" + "0" * 32 + "/stdout",
         "sandbox://" + "0" * 32 + "/a",
         "file:///etc/passwd",
@@ -175,21 +179,26 @@ async def test_strangers_get_the_answer_that_a_wrong_id_gets(manager: Manager) -
         "run://x",
     ]
     answers = set()
-    for uri in [*theirs, *nothing, shot.stdout.uri, shot.artifacts[0].uri, str(mine.artifacts[0].uri) + "b"]:
+    for uri in [*theirs, *wrong, f"{mine.artifacts[0].uri}b"]:
         with pytest.raises(NotFound) as caught:
-            await read(manager, uri, on="stranger")
+            await read(manager, uri, principal="stranger", on="c")
         answers.add(str(caught.value))
-    assert len(answers) == 1
+    with pytest.raises(NotFound) as caught:
+        await read(manager, f"{mine.artifacts[0].uri}b", principal="me")
+    assert answers == {str(caught.value)}
 
 
-async def test_a_list_has_the_callers_own(manager: Manager) -> None:
-    mine = await run(manager, "save a text\nflood 1000", on="me", output=10)
-    await run(manager, "save b text", on="you")
-    listed = manager.list_resources(connection="me")
+async def test_a_list_has_what_the_callers_connection_left(manager: Manager) -> None:
+    mine = await run(manager, "save a text\nflood 1000", on="mine", output=10)
+    await run(manager, "save b text\nflood 1000", on="another", output=10)
+    shot = await run(manager, "save c text", principal="you")
+    listed = manager.list_resources(caller=Caller(connection="mine"))
     assert [(each.uri, each.name, each.size) for each in listed] == [
         (mine.stdout.uri, "stdout", 1000),
         (mine.artifacts[0].uri, "a", 4),
     ]
+    assert manager.list_resources(caller=Caller()) == []
+    assert [each.uri for each in manager.list_resources(caller=Caller("you"))] == [shot.artifacts[0].uri]
 
 
 async def test_a_session_that_has_ended_takes_its_files_along(manager: Manager) -> None:
@@ -197,7 +206,7 @@ async def test_a_session_that_has_ended_takes_its_files_along(manager: Manager) 
     await manager.close_connection("me")
     with pytest.raises(NotFound):
         await read(manager, artifact.uri, on="me")
-    assert manager.list_resources(connection="me") == []
+    assert manager.list_resources(caller=Caller(connection="me")) == []
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ async def test_the_server_says_who_it_is_and_only_what_it_can_do(executor: FakeE
             assert client.instructions is not None
             assert "untrusted" in client.instructions
             assert capabilities.tools is not None
-    assert capabilities.resources is not None
-    assert not capabilities.resources.subscribe
+            assert capabilities.resources is not None
+            assert not capabilities.resources.subscribe
     assert capabilities.prompts is None
     assert capabilities.logging is None

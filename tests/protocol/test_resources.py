@@ -86,19 +86,26 @@ async def test_output_that_was_not_cut_is_no_resource(server: SandboxMcpServer, 
         assert (await client.list_resources()).resources == []
 
 
-async def test_what_is_not_there_and_what_is_somebody_elses_are_one_answer(server: SandboxMcpServer) -> None:
-    async with connect(server, "legacy") as me, connect(server, "legacy") as you:
-        result = await run(me, "save a text\nflood 1000", max_output=10)
+async def test_whatever_is_not_there_gets_one_answer(server: SandboxMcpServer, era: str) -> None:
+    async with connect(server, era) as client:
+        result = await run(client, "save a text\nflood 1000", max_output=10)
         mine = [
             result.structured_content["artifacts"][0]["uri"],
             result.structured_content["truncated"]["stdout"]["uri"],
         ]
         for uri in mine:
-            assert (await me.read_resource(uri)).contents
-        nothing = ["run://" + "0" * 32 + "/stdout", "sandbox://" + "0" * 32 + "/a", "file:///etc/passwd", "x"]
-        answers = {await refusal(you, uri) for uri in (*mine, *nothing)}
-        assert len(answers) == 1
-        assert answers.pop()[0] == types.INVALID_PARAMS
+            assert (await client.read_resource(uri)).contents
+        wrong = ["run://" + "0" * 32 + "/stdout", "sandbox://" + "0" * 32 + "/a", "file:///etc/passwd", "x"]
+        wrong += [f"{mine[0]}b", mine[1].replace("stdout", "stderr"), mine[1].replace("stdout", "../x")]
+        answers = {await refusal(client, uri) for uri in wrong}
+    assert len(answers) == 1
+    assert answers.pop()[0] == types.INVALID_PARAMS
+
+
+async def test_a_connections_list_is_its_own(server: SandboxMcpServer) -> None:
+    async with connect(server, "legacy") as me, connect(server, "legacy") as you:
+        await run(me, "save a text\nflood 1000", max_output=10)
+        assert len((await me.list_resources()).resources) == 2
         assert (await you.list_resources()).resources == []
 
 
