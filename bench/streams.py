@@ -38,6 +38,15 @@ async def measure(bench: Bench) -> None:
         result = await run_code(client, FLOOD.format(count=count))
         taken = time.perf_counter() - begin
         grown = peak_memory(server.pid) - before
+        cut = result["truncated"]["stdout"]
+        begin = time.perf_counter()
+        page = await client.read_resource(f"{cut['uri']}?offset={cut['kept_bytes'] // 2}&limit=32768")
+        paged = time.perf_counter() - begin
+        begin = time.perf_counter()
+        await client.read_resource(f"{cut['uri']}?grep=absent")
+        searched = time.perf_counter() - begin
+    if len(page.contents[0].text) != 32768:
+        raise RuntimeError("a page of the output is not what was printed")
     if result["outcome"] != "ok" or result["truncated"]["stdout"]["total_bytes"] != count * MIB:
         raise RuntimeError(f"the flood was not captured: {result['outcome']} {result['truncated']}")
     bench.rows += [
@@ -50,4 +59,11 @@ async def measure(bench: Bench) -> None:
             bound=16.0,
         ),
         Row("capturing stdout: rate", "MB/s", count * MIB / taken / 1e6),
+        Row(
+            "reading a page of large output",
+            "ms",
+            1000 * paged,
+            note=f"32 KiB of {cut['kept_bytes'] / MIB:.0f} MiB kept, HTTP",
+        ),
+        Row("searching large output", "MB/s", cut["kept_bytes"] / searched / 1e6),
     ]

@@ -58,6 +58,30 @@ async def test_what_a_killed_server_left_is_gone_once_it_is_started_again(deploy
             assert result["structuredContent"]["result"] == "'alive'"
 
 
+async def test_what_runs_left_on_the_host_is_gone_with_the_server_or_at_its_next_start(
+    deployment: Deployment,
+) -> None:
+    def kept() -> list[Path]:
+        return list(deployment.state.glob("store-*/*"))
+
+    with anyio.fail_after(60):
+        async with serving(deployment.command("serve"), deployment.environ) as peer:
+            await peer.execute("print('x' * 2_000_000)")
+            (file,) = kept()
+            assert file.stat().st_size == 2_000_001
+            assert file.parent.stat().st_mode & 0o777 == 0o700
+            peer.process.kill()
+        assert kept() == [file]
+        async with serving(deployment.command("serve"), deployment.environ) as peer:
+            await peer.execute("print('y' * 2_000_000)")
+            assert kept() != [file]
+            assert len(kept()) == 1
+            assert peer.process.stdin is not None
+            await peer.process.stdin.aclose()
+            assert await peer.process.wait() == 0
+        assert list(deployment.state.glob("store-*")) == []
+
+
 async def test_a_second_server_leaves_the_first_one_s_sandboxes_alone(deployment: Deployment) -> None:
     with anyio.fail_after(60):
         async with serving(deployment.command("serve"), deployment.environ) as first:

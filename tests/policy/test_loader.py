@@ -65,6 +65,14 @@ def test_units_become_bytes_and_seconds() -> None:
     assert (policy.sizing.queue_wait, policy.sizing.session_ttl) == (120.0, 3600.0)
 
 
+def test_a_deployment_says_how_much_runs_may_leave_behind_and_how_long() -> None:
+    assert (loaded(MINIMAL).sizing.store, loaded(MINIMAL).sizing.store_ttl) == (256 * MIB, 900.0)
+    policy = loaded(MINIMAL + "deployment: {store: 0B, store_ttl: 1h}\n")
+    assert (policy.sizing.store, policy.sizing.store_ttl) == (0, 3600.0)
+    assert "deployment.store: 5: has no unit" in refusal(MINIMAL + "deployment: {store: 5}\n")
+    assert "the least is 1s" in refusal(MINIMAL + "deployment: {store_ttl: 10ms}\n")
+
+
 def test_a_language_overrides_the_defaults_and_inherits_the_rest() -> None:
     policy = loaded(
         with_code(

@@ -18,7 +18,7 @@ from sandbox_server.errors import (
     SandboxServerError,
 )
 from sandbox_server.execution.api import OnEvent
-from sandbox_server.execution.models import Display, RunRequest, RunResult, SessionInfo, Usage
+from sandbox_server.execution.models import Artifact, Captured, Display, RunRequest, RunResult, SessionInfo, Usage
 from sandbox_server.protocol.results import OUTPUT_SCHEMA
 from sandbox_server.protocol.server import build_server
 from tests.protocol.fake_executor import OK, FakeExecutor, captured, connect
@@ -33,6 +33,13 @@ RESULTS: dict[str, RunResult] = {
     "out of memory": replace(OK, outcome="out_of_memory", exit_code=0, limit="memory"),
     "unknown usage": replace(OK, usage=Usage(wall=0.5, cpu=None, peak_memory=None)),
     "truncated": replace(OK, stdout=captured("aa…zz", omitted=1_000_000), displays_omitted=2),
+    "artifacts": replace(
+        OK,
+        stdout=Captured("aa…zz", 1_000_005, 1_000_000, "run://" + "0" * 32 + "/stdout", 500_000),
+        artifacts=(Artifact("a\x1b", 1, None), Artifact("b.png", len(PNG), "sandbox://x/b.png", PNG)),
+        artifacts_omitted=3,
+        artifacts_complete=False,
+    ),
     "rich": replace(
         OK,
         value="'<table>'",
@@ -183,3 +190,28 @@ async def test_an_exception_group_is_not_let_through_either(era: str) -> None:
     answer = await fail(ExceptionGroup("several", [ValueError("hunter2")]), era)
     assert answer.structured_content["code"] == "internal_error"
     assert "hunter2" not in answer.model_dump_json()
+
+
+async def test_what_was_left_behind_is_named_and_small_images_are_shown() -> None:
+    result = await run(RESULTS["artifacts"])
+    structured = result.structured_content
+    assert structured["artifacts"] == [
+        {"path": "a\\x1b", "size": 1},
+        {"path": "b.png", "size": len(PNG), "uri": "sandbox://x/b.png", "content": 1},
+    ]
+    assert structured["truncated"]["artifacts"] == {"omitted": 3, "complete": False}
+    text, image, link = result.content
+    assert isinstance(image, types.ImageContent)
+    assert base64.b64decode(image.data) == PNG
+    assert isinstance(link, types.ResourceLink)
+    assert (link.uri, link.mime_type) == ("sandbox://x/b.png", "image/png")
+    assert "the first 500,000 bytes" in text_of(result)
+    assert "files made or changed: 5" in text_of(result)
+    assert "too large to look through" in text_of(result)
+
+
+async def test_an_image_that_was_displayed_is_not_shown_a_second_time() -> None:
+    both = replace(RESULTS["artifacts"], displays=(Display("image/png", PNG),))
+    result = await run(both)
+    assert sum(isinstance(each, types.ImageContent) for each in result.content) == 1
+    assert "content" not in result.structured_content["artifacts"][1]
