@@ -135,7 +135,8 @@ def _check(page: Page, *, is_stream: bool) -> None:
         raise InvalidRequest(
             "only output can be searched with grep", hint="run a program that searches the file"
         )
-    if not page.grep or "\n" in page.grep or len(page.grep.encode("utf-8", "replace")) > MOST_NEEDLE:
+    needle = page.grep.encode("utf-8", "replace")
+    if needle.decode() != page.grep or not 1 <= len(needle) <= MOST_NEEDLE or b"\n" in needle:
         raise InvalidRequest(
             f"grep must be a text of 1 to {MOST_NEEDLE} bytes in one line",
             hint="it is plain text, no pattern",

@@ -159,8 +159,11 @@ class Store:
         now = self._clock()
         for deposit in [each for each in self._deposits.values() if each.expires <= now]:
             self._forget(deposit)
-        if self._garbage:
-            await self._in_thread(self._clean)
+        try:
+            if self._garbage:
+                await self._in_thread(self._clean)
+        except OSError as error:
+            _log.warning("bytes in the store could not be removed: %s", error.strerror)
 
     def claim(self, deposit: Deposit, size: int, *, whole: bool = False) -> int:
         """Charge `size` bytes, or as many as there is room for; with `whole`, all or none."""
@@ -303,6 +306,7 @@ class Spool:
         self.uri = stream_uri(deposit.id, stream)
         self._pending = bytearray()
         self._full = False
+        self._paid = 0
         self._lock = anyio.Lock()
         self.kept = 0
 
@@ -317,7 +321,7 @@ class Spool:
             self._pending.clear()
             if self._full or not data:
                 return
-            room = self._store.claim(self._deposit, len(data))
+            room = self._take(len(data))
             self._full = room < len(data)
             if not room:
                 return
@@ -326,6 +330,14 @@ class Spool:
                 self._deposit.streams[self._stream] = Blob(self._name, self.kept)
             else:
                 self._full = True
+
+    def _take(self, size: int) -> int:
+        """Room for `size` bytes or less, charged by the block: tiny outputs cost us more than their bytes."""
+        if self._paid < size:
+            self._paid += self._store.claim(self._deposit, max(size - self._paid, _BLOCK))
+        room = min(size, self._paid)
+        self._paid -= room
+        return room
 
 
 def clear(directory: Path) -> None:

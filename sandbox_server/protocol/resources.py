@@ -80,7 +80,9 @@ class Resources:
     ) -> types.ListResourceTemplatesResult:
         if params is not None and params.cursor is not None:
             raise _refusal("Unknown cursor; resources/templates/list has a single page")
-        return types.ListResourceTemplatesResult(resource_templates=TEMPLATES)
+        return types.ListResourceTemplatesResult(
+            resource_templates=TEMPLATES, ttl_ms=300_000, cache_scope="public"
+        )
 
     async def read(
         self, context: Context, params: types.ReadResourceRequestParams

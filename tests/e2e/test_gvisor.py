@@ -16,7 +16,7 @@ from sandbox_server.execution.api import Caller
 from sandbox_server.execution.grants import Grant, Sizing
 from sandbox_server.execution.languages import LANGUAGES
 from sandbox_server.execution.manager import Manager
-from sandbox_server.execution.models import RunLimits, RunRequest, RunResult
+from sandbox_server.execution.models import Page, RunLimits, RunRequest, RunResult
 from sandbox_server.images.recipes import tag_of
 
 LIMITS = RunLimits(wall=20.0, cpu=20.0)
@@ -44,6 +44,16 @@ async def run(
     request = RunRequest(language, code, limits=replace(LIMITS, wall=wall))
     with anyio.fail_after(60):
         return await manager.run(request, caller=Caller(connection=connection), on_event=lambda event: None)
+
+
+async def test_files_that_a_run_made_are_known_there_too(manager: Manager) -> None:
+    result = await run(manager, "open('a b.txt', 'w').write('text')")
+    (artifact,) = result.artifacts
+    assert (artifact.path, artifact.size) == ("a b.txt", 4)
+    assert (await manager.read_resource(str(artifact.uri), Page(), caller=Caller())).data == b"text"
+    for name in "bc":
+        result = await run(manager, f"open('{name}', 'w').close()", connection="session")
+        assert [artifact.path for artifact in result.artifacts] == [name]
 
 
 async def test_the_kernel_that_a_program_sees_is_gvisors(manager: Manager) -> None:

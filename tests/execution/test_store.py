@@ -197,6 +197,19 @@ async def test_a_spool_keeps_the_beginning_as_far_as_there_is_room() -> None:
         assert await store.read(blob, 0, 10**9) == b"".join(b"%d" % n * 4 * KIB for n in range(4))
 
 
+async def test_tiny_outputs_are_charged_by_the_block() -> None:
+    async with opened(None) as store:
+        for _ in range(20):
+            async with store.deposit("me") as deposit:
+                spool = Spool(store, deposit, "stdout")
+                for _ in range(3):
+                    spool.feed(b"x")
+                    await spool.flush()
+                assert spool.kept == 3
+        assert len(store.of("me")) == 8
+        assert store.taken == 32 * KIB
+
+
 async def test_a_disk_that_is_full_costs_the_bytes_and_nothing_else(tmp_path: Path) -> None:
     async with opened(tmp_path / "store") as store:
         (tmp_path / "store").rmdir()  # as good as full: nothing can be written

@@ -15,8 +15,8 @@ from tests.hostile.conftest import Run
 from tests.hostile.lab import Heartbeat, Lab
 
 NAMES = [
-    b"line\nbreak", b"\x1b[31mred", b"\xff\xfe", b"x" * 255, b" ", b"%41", b"?offset=1", b"#a", "€\u202e".encode(),
-    b"-rf", b"a\\b", b"\x7f", b"...", b"\xed\xa0\x80", b"C:", b"~",
+    b"line\nbreak", b"\x1b[31mred", b"\xff\xfe", b"x" * 255, b" ", b"%41", b"?offset=1", b"#a",
+    "€\u202e".encode(), b"-rf", b"a\\b", b"\x7f", b"...", b"\xed\xa0\x80", b"C:", b"~",
 ]  # fmt: skip
 
 
@@ -183,8 +183,9 @@ open('large', 'wb').write(data); print(hashlib.sha256(data).hexdigest())
 
 async def test_images_are_known_by_their_bytes(run: Run) -> None:
     code = """
-open('a.png', 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n' + bytes(100)); open('b.JPG', 'wb').write(b'\\xff\\xd8\\xff' + bytes(100))
-open('c.png', 'w').write('<script>'); open('d.png', 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n' + bytes(300 * 1024))
+open('a.png', 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n' + bytes(100))
+open('b.JPG', 'wb').write(b'\\xff\\xd8\\xff' + bytes(100)); open('c.png', 'w').write('<script>')
+open('d.png', 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n' + bytes(300 * 1024))
 """
     for connection in (None, "images"):
         result = await run(code, connection=connection)

@@ -147,8 +147,19 @@ async def test_templates_name_both_kinds(server: SandboxMcpServer, era: str) -> 
 
 
 @pytest.mark.parametrize(
-    "query", ["offset=-1", "offset=x", "limit=0", "limit=99999999", "page=1", "offset=1&offset=2", "grep=", "%", "offset"]
-)  # fmt: skip
+    "query",
+    [
+        "offset=-1",
+        "offset=x",
+        "limit=0",
+        "limit=99999999",
+        "p=1",
+        "offset=1&offset=2",
+        "grep=",
+        "%",
+        "offset",
+    ],
+)
 async def test_a_query_that_makes_no_sense_is_refused_with_advice(
     server: SandboxMcpServer, era: str, query: str
 ) -> None:

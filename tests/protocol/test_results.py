@@ -18,7 +18,15 @@ from sandbox_server.errors import (
     SandboxServerError,
 )
 from sandbox_server.execution.api import OnEvent
-from sandbox_server.execution.models import Artifact, Captured, Display, RunRequest, RunResult, SessionInfo, Usage
+from sandbox_server.execution.models import (
+    Artifact,
+    Captured,
+    Display,
+    RunRequest,
+    RunResult,
+    SessionInfo,
+    Usage,
+)
 from sandbox_server.protocol.results import OUTPUT_SCHEMA
 from sandbox_server.protocol.server import build_server
 from tests.protocol.fake_executor import OK, FakeExecutor, captured, connect
@@ -200,7 +208,7 @@ async def test_what_was_left_behind_is_named_and_small_images_are_shown() -> Non
         {"path": "b.png", "size": len(PNG), "uri": "sandbox://x/b.png", "content": 1},
     ]
     assert structured["truncated"]["artifacts"] == {"omitted": 3, "complete": False}
-    text, image, link = result.content
+    _, image, link = result.content
     assert isinstance(image, types.ImageContent)
     assert base64.b64decode(image.data) == PNG
     assert isinstance(link, types.ResourceLink)
