@@ -12,6 +12,7 @@ import os
 import resource
 
 import _processes as processes
+import _wire as wire
 
 WORKSPACE = "/workspace"
 WRITABLE = (WORKSPACE, "/tmp", "/dev/shm")

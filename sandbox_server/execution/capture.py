@@ -142,7 +142,7 @@ def _trim_start(data: bytes) -> bytes:
 
 def _shown_display(data: bytes) -> bytes:
     """A text display as it may be shown: escapes must not make a few megabytes many."""
-    shown, kept = _fit(_trim_end(data[:TEXT_DISPLAY]) if len(data) > TEXT_DISPLAY else data, TEXT_DISPLAY)
+    shown, kept = _fit(trim_end(data[:TEXT_DISPLAY]) if len(data) > TEXT_DISPLAY else data, TEXT_DISPLAY)
     if kept < len(data):
         shown += f"\n[... {len(data) - kept} bytes omitted ...]"
     return shown.encode()
