@@ -40,6 +40,7 @@ async def read(lab: Lab, uri: str | None, **page: int) -> Content:
 async def test_files_of_any_name_are_listed_shown_safely_and_read(
     lab: Lab, run: Run, connection: str | None
 ) -> None:
+    """49."""
     code = f"for n in {NAMES!r}: open(b'/workspace/' + n, 'wb').write(n)"
     result = await run(code, connection=connection)
     assert (result.outcome, result.artifacts_omitted, result.artifacts_complete) == ("ok", 0, True)
@@ -57,6 +58,7 @@ async def test_files_of_any_name_are_listed_shown_safely_and_read(
 async def test_only_regular_files_count_and_nothing_is_followed(
     lab: Lab, run: Run, connection: str | None
 ) -> None:
+    """40, 44."""
     code = """
 import socket
 os.symlink('/etc/passwd', 'link'); os.symlink('/proc/1/environ', 'secret'); os.symlink('/etc', 'etc')
@@ -89,6 +91,7 @@ os.chmod('locked', 0)
 
 
 async def test_as_many_files_as_there_are_inodes_cost_little_and_are_counted(lab: Lab, run: Run) -> None:
+    """34."""
     code = """
 made = 0
 try:
@@ -107,6 +110,7 @@ print(made > 10_000)
 
 
 async def test_long_paths_are_counted_and_the_report_stays_small(run: Run) -> None:
+    """34."""
     code = """
 name = b'\\xff' * 255
 for a in range(40):
@@ -121,6 +125,7 @@ os.makedirs(b'/'.join([name] * 5)); open(b'/'.join([name] * 5) + b'/f', 'w').clo
 
 
 async def test_what_the_call_put_there_counts_only_once_it_is_changed(run: Run) -> None:
+    """Beyond the list."""
     files = tuple(
         InputFile(name, b"abc") for name in ("kept", "d/kept", "changed", "renamed", "d/touched", "gone")
     )
@@ -134,6 +139,7 @@ os.utime('d/touched', ns=(0, 0))
 
 
 async def test_a_cell_lists_its_own_files_and_not_the_last_ones(run: Run) -> None:
+    """Beyond the list."""
     for number in range(12):
         result = await run(f"open('{number}', 'w').close()", connection="cells")
         assert [artifact.path for artifact in result.artifacts] == [str(number)]
@@ -141,12 +147,14 @@ async def test_a_cell_lists_its_own_files_and_not_the_last_ones(run: Run) -> Non
 
 
 async def test_a_time_that_a_program_gives_its_file_does_not_hide_it(run: Run) -> None:
+    """Beyond the list."""
     result = await run("open('old', 'w').close(); os.utime('old', (0, 0))")
     assert [artifact.path for artifact in result.artifacts] == ["old"]
 
 
 @pytest.mark.parametrize("language", ["bash", "javascript"])
 async def test_every_language_has_artifacts(run: Run, language: str) -> None:
+    """Beyond the list."""
     code = {"bash": "echo hi > a.txt", "javascript": "require('fs').writeFileSync('a.txt', 'hi\\n')"}[
         language
     ]
@@ -155,6 +163,7 @@ async def test_every_language_has_artifacts(run: Run, language: str) -> None:
 
 
 async def test_a_stopped_programs_files_are_kept(lab: Lab, run: Run) -> None:
+    """Beyond the list."""
     result = await run("with open('a', 'w') as f: f.write('half')\ntime.sleep(60)", wall=0.5)
     assert result.outcome == "timeout"
     (artifact,) = result.artifacts
@@ -162,6 +171,7 @@ async def test_a_stopped_programs_files_are_kept(lab: Lab, run: Run) -> None:
 
 
 async def test_large_binary_files_arrive_as_they_are(lab: Lab, run: Run) -> None:
+    """Beyond the list."""
     code = """
 import hashlib, random
 data = random.randbytes(9_000_001)
@@ -182,6 +192,7 @@ open('large', 'wb').write(data); print(hashlib.sha256(data).hexdigest())
 
 
 async def test_images_are_known_by_their_bytes(run: Run) -> None:
+    """Beyond the list."""
     code = """
 open('a.png', 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n' + bytes(100))
 open('b.JPG', 'wb').write(b'\\xff\\xd8\\xff' + bytes(100)); open('c.png', 'w').write('<script>')
@@ -194,6 +205,7 @@ open('d.png', 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n' + bytes(300 * 1024))
 
 
 async def test_a_flood_can_be_read_whole_and_costs_the_server_no_memory(lab: Lab, run: Run) -> None:
+    """50."""
     code = f"""
 import hashlib
 digest = hashlib.sha256()

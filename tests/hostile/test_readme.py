@@ -15,7 +15,10 @@ def named_tests() -> dict[int, set[str]]:
     for path in HERE.glob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.AsyncFunctionDef) and node.name.startswith("test_"):
-                numbers = re.match(r"([\d, ]+)\.", ast.get_docstring(node) or "")
+                words = ast.get_docstring(node) or ""
+                if words.startswith("Beyond the list."):
+                    continue
+                numbers = re.match(r"([\d, ]+)\.", words)
                 assert numbers, f"{node.name} names no number"
                 for number in numbers[1].split(","):
                     found.setdefault(int(number), set()).add(node.name)
