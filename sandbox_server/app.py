@@ -24,7 +24,7 @@ from sandbox_server.config import Settings
 from sandbox_server.engines.base import ImageStore, Owner
 from sandbox_server.engines.docker.engine import DockerEngine
 from sandbox_server.engines.docker.images import open_images
-from sandbox_server.errors import EngineUnavailable
+from sandbox_server.errors import EngineUnavailable, ImageMissing
 from sandbox_server.execution.manager import Manager
 from sandbox_server.execution.store import Store, clear
 from sandbox_server.images.recipes import tag_of
@@ -35,6 +35,8 @@ from sandbox_server.policy.models import Policy
 T = TypeVar("T")
 Narrow = Callable[[Policy], Policy]
 
+CHECK_SECONDS = 10.0
+"""How long an engine may take to say what its host can do before the server starts without its answer."""
 ORPHANS_EVERY = 60.0
 """Seconds between looks for what servers that will not come back left behind."""
 
@@ -65,11 +67,29 @@ async def open_stack(settings: Settings, *, narrow: Narrow | None = None) -> Asy
         engine = _engine(settings, lease.id)
         # Entering the manager makes it the engine's owner: it closes the engine on its way out.
         store = Store(_store_of(settings, lease.slot), total=policy.sizing.store, ttl=policy.sizing.store_ttl)
+        await _check_host(engine, policy)
         manager = await stack.enter_async_context(Manager(engine, policy.grants, policy.sizing, store))
         background = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(background.cancel_scope.cancel)
         background.start_soon(_sweep_orphans, settings)
         yield Stack(policy, engine, manager)
+
+
+async def _check_host(engine: DockerEngine, policy: Policy) -> None:
+    """Refuse to start on a host that can't apply every limit: a limit must not be found missing by
+    whoever relies on it. An engine that is down and an image that is not built yet are told in
+    results instead, because they mend themselves. Raises ConfigError.
+    """
+    with anyio.move_on_after(CHECK_SECONDS):
+        try:
+            await engine.probe()
+            for profile in {grant.profile: None for grant in policy.grants.values()}:
+                try:
+                    await engine.check(profile)
+                except ImageMissing as error:
+                    log.warning("image_missing", reason=error.message, hint=error.hint)
+        except EngineUnavailable as error:
+            log.warning("engine_unavailable", reason=error.message, hint=error.hint)
 
 
 async def serve(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 SandboxServerError
 + ConfigError          the operator can fix it            exit 78
+  + ImageMissing       an image must be built             tool error; the server starts without it
 + InvalidRequest       the caller's arguments are wrong   tool error
 + PolicyDenied         the caller should do otherwise     tool error
 + LimitExceeded        ask for less                       tool error
@@ -40,6 +41,10 @@ class ConfigError(SandboxServerError):
     """The deployment is wrong in a way that only its operator can mend."""
 
     code = "config_error"
+
+
+class ImageMissing(ConfigError):
+    """A sandbox image is not on the engine. It can be built while the server runs."""
 
 
 class InvalidRequest(SandboxServerError):

@@ -147,3 +147,11 @@ def test_a_port_that_is_taken_is_an_error_with_what_to_do(deployment: Deployment
             assert server.wait(20) == 0
         finally:
             server.kill()
+
+
+def test_a_limit_that_the_host_can_not_apply_stops_the_start(deployment: Deployment) -> None:
+    deployment.policy.write_text(POLICY.replace("python: {}", "python: {cpus: 250}"))
+    done = deployment.run("serve", "--transport", "http", "--port", "0", "--no-auth")
+    assert done.returncode == 78
+    assert "limit 'cpu': 250 cores are asked for" in done.stderr
+    assert "set cpus to at most" in done.stderr

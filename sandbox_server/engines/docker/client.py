@@ -19,7 +19,7 @@ from docker import APIClient
 from docker.errors import APIError, DockerException
 from urllib3.exceptions import HTTPError
 
-from sandbox_server.errors import ConfigError, EngineUnavailable, SandboxServerError
+from sandbox_server.errors import ConfigError, EngineUnavailable, ImageMissing, SandboxServerError
 
 T = TypeVar("T")
 
@@ -119,9 +119,9 @@ def engine_silent() -> EngineUnavailable:
     return EngineUnavailable("the Docker Engine does not answer in time", hint="try again later")
 
 
-def image_missing(reference: str) -> ConfigError:
+def image_missing(reference: str) -> ImageMissing:
     """The error for an image that isn't on the engine."""
-    return ConfigError(f"image {reference!r} is not on the engine", hint="run: sandbox-server images build")
+    return ImageMissing(f"image {reference!r} is not on the engine", hint="run: sandbox-server images build")
 
 
 def translate(error: APIError) -> SandboxServerError:
