@@ -35,7 +35,7 @@ from sandbox_server.policy.models import Policy
 T = TypeVar("T")
 Narrow = Callable[[Policy], Policy]
 
-CHECK_SECONDS = 10.0
+CHECK_SECONDS = 3.0
 """How long an engine may take to say what its host can do before the server starts without its answer."""
 ORPHANS_EVERY = 60.0
 """Seconds between looks for what servers that will not come back left behind."""

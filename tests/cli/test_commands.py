@@ -14,7 +14,7 @@ import pytest
 
 import sandbox_server
 
-from .conftest import Deployment
+from .conftest import POLICY, Deployment
 
 DOWN = {"DOCKER_HOST": "unix:///nonexistent"}
 

@@ -73,7 +73,7 @@ class DockerEngine:
         self._host = None
         self._refuse(await self._know_host(), profile)
         reference = self._resolve(profile.image)
-        await self._client.call(lambda api: _find_image(api, reference))
+        await self._client.call(lambda api: _find_image(api, reference), abandon=True)
 
     async def start(self, profile: Profile, *, deadline: float) -> DockerContainer:
         """Create, attach, start. A cancelled or failed start has removed what it made."""
@@ -179,7 +179,7 @@ class DockerEngine:
 
     async def _know_host(self) -> Host:
         if self._host is None:
-            info, version = await self._client.call(lambda api: (api.info(), api.version()))
+            info, version = await self._client.call(lambda api: (api.info(), api.version()), abandon=True)
             self._host = read_host(info, version, local=self._client.is_local)
         return self._host
 
