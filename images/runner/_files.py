@@ -63,8 +63,20 @@ class Operation:
         return pid == self.pid and not self.ended
 
     def feed(self, payload):
-        self.pending += payload
+        if self.pending or self.data is None:
+            self.pending += payload
+        else:
+            # Mostly the pipe takes all of it, and then it need not be copied once more.
+            self.pending += payload[self._send(payload) :]
         self._pump()
+
+    def _send(self, data):
+        try:
+            sent = os.write(self.data, data)
+        except (BlockingIOError, BrokenPipeError):
+            return 0
+        self.supervisor.out.send_credit(self.number, sent)
+        return sent
 
     def end_of_input(self):
         self.input_ended = True

@@ -15,6 +15,7 @@ DEAD = "ZX"
 """Process states. A zombie may stay for as long as a spared parent does not ask for it."""
 STILL = "TZX"
 READ_SIZE = 64 * 1024
+WIRE_PIPE = 256 * 1024
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -35,6 +36,11 @@ def take_wire():
     os.dup2(null, 0)
     os.dup2(2, 1)
     os.close(null)
+    for fd in (wire_in, wire_out):
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, WIRE_PIPE)
+        except OSError:
+            pass  # it may be no pipe, or more than one user may have
     os.set_blocking(wire_in, False)
     os.set_blocking(wire_out, False)
     return wire_in, wire_out

@@ -27,7 +27,8 @@ class Decoder:
             end = start + HEADER.size + length
             if len(self.buffer) < end:
                 break
-            frames.append((kind, channel, bytes(self.buffer[start + HEADER.size : end])))
+            with memoryview(self.buffer) as view:  # a slice of the buffer would be one copy more
+                frames.append((kind, channel, bytes(view[start + HEADER.size : end])))
             start = end
         del self.buffer[:start]
         return frames

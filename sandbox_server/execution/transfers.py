@@ -16,6 +16,7 @@ from sandbox_server.wire import Frame, Type
 
 Sink = Callable[[bytes], Awaitable[None]]
 Send = Callable[[bytes], Awaitable[None]]
+_PIECE = 256 * 1024
 _MORE_WINDOW = 1024 * 1024
 """What is added to the wire's first window, with which a file comes at the pace of its round trips."""
 
@@ -132,10 +133,11 @@ class Transfer:
                     self._more_credit = anyio.Event()
                     await self._more_credit.wait()
                     continue
-                piece = view[: min(self._credit, wire.MAX_FROM_RUNNER)]
+                piece = view[: min(self._credit, _PIECE)]
                 self._credit -= len(piece)
                 view = view[len(piece) :]
-                await send(wire.encode(Type.DATA, number, bytes(piece)))
+                head = wire.HEADER.pack(len(piece), Type.DATA, number)
+                await send(b"".join((head, piece)))
         await send(wire.encode(Type.END, number))
 
 

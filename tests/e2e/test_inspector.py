@@ -89,7 +89,7 @@ CALL = ["--method", "tools/call", "--tool-name", "code_execution", "--tool-arg"]
 @pytest.mark.parametrize("era", ERAS)
 def test_the_tools_are_listed_over_stdio_without_a_portability_problem(node: NodeTools, era: str) -> None:
     result = inspect(node, *STDIO, "--protocol-era", era, *LIST)
-    assert [tool["name"] for tool in printed(result)["tools"]] == ["code_execution", "sandbox"]
+    assert [tool["name"] for tool in printed(result)["tools"]] == ["code_execution", "filesystem", "sandbox"]
     assert "Warning: tool" not in result.stderr
 
 
@@ -98,7 +98,7 @@ def test_the_tools_are_listed_over_http_without_a_portability_problem(
     node: NodeTools, url: str, era: str
 ) -> None:
     result = inspect(node, url, "--protocol-era", era, *LIST)
-    assert [tool["name"] for tool in printed(result)["tools"]] == ["code_execution", "sandbox"]
+    assert [tool["name"] for tool in printed(result)["tools"]] == ["code_execution", "filesystem", "sandbox"]
     assert "Warning: tool" not in result.stderr
 
 

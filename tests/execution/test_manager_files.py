@@ -1,0 +1,72 @@
+"""Files of sessions through the manager: in which sandbox, for whom, and beside what."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from sandbox_server.engines.fake import FakeEngine
+from sandbox_server.errors import NotFound
+from sandbox_server.execution.api import Caller
+from sandbox_server.execution.file_models import WriteFile, Written
+from sandbox_server.execution.manager import Manager
+from tests.execution.support import ignore, nothing_left, request, run
+
+ON = Caller(connection="c")
+NOWHERE = Caller()
+
+
+async def test_on_a_connection_they_are_those_that_python_sees(manager: Manager, engine: FakeEngine) -> None:
+    ran = await run(manager, "set x 1", on="c")
+    answer = await manager.files(WriteFile("a", b"abc"), caller=ON)
+    assert answer.result == Written(3)
+    assert (answer.session.id, answer.session.state) == (ran.session.id, "kept")
+    [container] = engine.host.containers.values()
+    assert container.runner.files == {"a": b"abc"}
+    assert (await run(manager, "get x", on="c")).stdout.text == "1\n"
+
+
+async def test_they_do_not_wait_for_a_run(manager: Manager) -> None:
+    await run(manager, "out ready", on="c")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: manager.run(request("wait"), caller=ON, on_event=ignore))
+        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(2):
+            assert (await manager.files(WriteFile("a", b"abc"), caller=ON)).result == Written(3)
+        tasks.cancel_scope.cancel()
+
+
+async def test_without_a_connection_they_make_a_session_and_tell_its_handle(manager: Manager) -> None:
+    first = await manager.files(WriteFile("a", b"abc"), caller=NOWHERE)
+    assert first.session.id is not None
+    again = await manager.files(WriteFile("b", b"abc"), caller=NOWHERE, session=first.session.id)
+    assert again.session.id == first.session.id
+    other = await manager.files(WriteFile("a", b"abc"), caller=NOWHERE)
+    assert other.session.id != first.session.id
+    ran = await manager.run(request("out hi"), caller=NOWHERE, on_event=ignore, session=first.session.id)
+    assert ran.session.id == first.session.id
+
+
+async def test_a_foreign_handle_is_one_that_never_existed(manager: Manager) -> None:
+    made = await manager.files(WriteFile("a", b"abc"), caller=Caller("alice"))
+    errors = []
+    for handle in (made.session.id, "0" * 32):
+        with pytest.raises(NotFound) as caught:
+            await manager.files(WriteFile("a", b"evil"), caller=Caller("mallory"), session=handle)
+        errors.append((caught.value.message, caught.value.hint))
+    assert errors[0] == errors[1]
+
+
+async def test_a_sandbox_that_has_died_is_told_once(manager: Manager, engine: FakeEngine) -> None:
+    await manager.files(WriteFile("a", b"abc"), caller=ON)
+    [container] = engine.host.containers.values()
+    await container.destroy()
+    await anyio.wait_all_tasks_blocked()
+    states = [(await manager.files(WriteFile("a", b"abc"), caller=ON)).session.state for _ in range(2)]
+    assert states == ["lost", "kept"]
+
+
+async def test_closing_the_connection_leaves_nothing(manager: Manager, engine: FakeEngine) -> None:
+    await manager.files(WriteFile("a", b"abc"), caller=ON)
+    await manager.close_connection("c")
+    assert await nothing_left(manager, engine)
