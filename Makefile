@@ -3,16 +3,20 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup images demo test soak check bench fmt lock clean
+.PHONY: help setup images demo test test-polyglot soak check bench fmt lock clean
 
 help:            ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:           ## .venv with locked dependencies, and a Docker Engine that answers
 	@scripts/setup.sh
 
 images: setup    ## Build the sandbox images that are missing or stale
 	@$(BIN)/sandbox-server images build
+
+test-polyglot: setup ## The languages of the image polyglot, which is built first (2 minutes, 1.9 GB)
+	@$(BIN)/sandbox-server images build polyglot
+	@$(BIN)/python -m pytest tests/polyglot $(ARGS)
 
 demo: images     ## A small real job through the official MCP client, and hostile code contained
 	@$(BIN)/python -m demo $(ARGS)

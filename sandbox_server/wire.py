@@ -32,6 +32,7 @@ class Type(IntEnum):
     END = 4
     CREDIT = 5
     CANCEL = 6
+    INTERRUPT = 7
     HELLO = 16
     READY = 17
     STDOUT = 18

@@ -30,7 +30,7 @@ else
     flock -s 9
     trap finish EXIT
     mapfile -t images < <("$VENV/bin/python" -c \
-        'from sandbox_server.images.recipes import NAMES, tag_of; print(*map(tag_of, NAMES), sep="\n")')
+        'from sandbox_server.images.recipes import DEFAULT, tag_of; print(*map(tag_of, DEFAULT), sep="\n")')
     SANDBOX_TEST_GVISOR_HOST="$(flock -o "$LOCK.start" scripts/gvisor-engine.sh start "$DIR" "${images[@]}" 9>&-)"
     export SANDBOX_TEST_GVISOR_HOST
 fi

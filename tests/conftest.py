@@ -15,6 +15,12 @@ from sandbox_server.errors import EngineUnavailable
 from sandbox_server.images.recipes import tag_of
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The image `polyglot` is large: its tests run when they are asked for (`make test-polyglot`)."""
+    asked = any("polyglot" in argument for argument in config.args)
+    return True if collection_path.name == "polyglot" and not asked else None
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"

@@ -80,8 +80,8 @@ def reap():
         ended.append((pid, status, rusage))
 
 
-def kill_all(spare, until, freeze=None):
-    """Kill every process but PID 1 and `spare` (pids); stop `freeze`, which is one of these.
+def kill_all(spare, until, freeze=()):
+    """Kill every process but PID 1 and `spare` (pids); stop `freeze`, which are some of these.
 
     Returns (alone, ended): whether a look at /proc proved that nothing else runs, and the
     (pid, status, rusage) of who was reaped."""
@@ -89,18 +89,24 @@ def kill_all(spare, until, freeze=None):
     pause = 0.0002
     while True:
         if freeze:
-            _signal_each([freeze], signal.SIGSTOP)
+            _signal_each(freeze, signal.SIGSTOP)
         if spare:
             _kill_each(_others(spare))
         else:
             _kill_everything()
         ended += reap()
-        if all(_is(DEAD, pid) for pid in _others(spare)) and (not freeze or _is(STILL, freeze)):
+        if all(_is(DEAD, pid) for pid in _others(spare)) and all(_is(STILL, pid) for pid in freeze):
             return True, ended + reap()
         if time.monotonic() > until:
             return False, ended
         time.sleep(pause)
         pause = min(pause * 2, 0.005)
+
+
+def interrupt(first, spare):
+    """SIGINT to `first` and then to all others but PID 1 and `spare`, as a terminal does: a shell that hears
+    it before its child dies of it stops, one that hears it later has gone on."""
+    _signal_each([first, *(pid for pid in _others(spare) if pid != first)], signal.SIGINT)
 
 
 def _kill_everything():

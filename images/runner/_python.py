@@ -26,7 +26,7 @@ from _files import WORKSPACE, enter_workspace
 VALUE, DISPLAY = 1, 2
 REPR_LIMIT = 64 * 1024
 DISPLAY_LIMIT = 8 * 1024 * 1024
-OURS = ("_accounting", "_artifacts", "_files", "_processes", "_python", "_run", "_wire")
+OURS = ("_accounting", "_artifacts", "_files", "_interpreters", "_processes", "_python", "_run", "_wire")
 TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 CO_COROUTINE = 0x80
 CELL_FDS = ("code", "stdin", "stdout", "stderr", "side")
@@ -79,13 +79,29 @@ def serve_cells(control, become):
         shell = shell or Shell(side)
         shell.side = side
         # SystemExit ends the cell, not the interpreter: the session's state is worth more.
-        code = shell.run(cell)
+        code = _interruptible(shell, cell)
         _flush()
         if os.getpid() != myself:
             os._exit(code)  # a fork that the cell has made ends with it
         _detach(side)
         _flush()  # what the cell could not write any more must not turn up in the next one
         channel.send(b"%s %d" % (token, code))
+
+
+def _interruptible(shell, cell):
+    """A cell can be interrupted, this loop can't: a SIGINT that comes late must not end the interpreter."""
+    try:
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            return shell.run(cell)
+        finally:
+            signal.signal(signal.SIGINT, _stay)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _stay(_number, _frame):
+    """Not SIG_IGN, which programs that are started would inherit."""
 
 
 def _rehearse():

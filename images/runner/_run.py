@@ -2,51 +2,20 @@
 
 import os
 import signal
-import socket
 
 import _accounting as accounting
 import _files as files
+import _interpreters as interpreters
 import _processes as processes
 import _python as python
 import _wire as wire
 
-CODE_DIRECTORY = "/tmp/.sandbox"
 DRAIN_LIMIT = 4 * 1024 * 1024
 
 
-class Interpreter:
-    """A kept Python child: it takes cells over a socket and says when each is done.
-
-    One that has taken nothing yet can also become the program of a run that is not kept."""
-
-    def __init__(self, fork):
-        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self.pid = fork(lambda: python.serve_cells(theirs.detach(), _become))
-        self.control.setblocking(False)
-
-    def run(self, cell, fds):
-        """Send the request (bytes) and the descriptors that are its stdin, stdout, stderr and side.
-
-        Raises OSError if the interpreter has closed or filled its socket."""
-        # Comes back in the cell's report: an earlier cell may have sent more than its own one.
-        self.token = os.urandom(8).hex().encode()
-        # The code may be larger than a socket message, so it travels as a file of its own.
-        code = os.memfd_create("cell", os.MFD_CLOEXEC)
-        try:
-            os.write(code, cell)
-            os.lseek(code, 0, os.SEEK_SET)
-            socket.send_fds(self.control, [self.token], [code, *fds])
-        finally:
-            os.close(code)
-        os.kill(self.pid, signal.SIGCONT)
-
-    def close(self):
-        self.control.close()
-
-
 class Run:
-    """RUNNING until the main process ends or is killed, then DRAINING its pipes, then closed."""
+    """BUILDING if its language has to, RUNNING until the main process ends or is killed, then DRAINING
+    its pipes, then closed."""
 
     outlives_runs = False
 
@@ -62,6 +31,11 @@ class Run:
         self.fresh = False
         self.pid = None
         self.keep = bool(request.get("keep"))
+        self.driver = request.get("driver") or "python"
+        self.building = bool(request.get("build"))
+        self.interpreter = None
+        self.interrupted = False
+        self.theirs = ()
         self.stdin = None
         self.stdin_pending = bytearray()
         self.stdin_ended = False
@@ -75,15 +49,54 @@ class Run:
     # --- start
 
     def start(self):
-        theirs = self._make_pipes()
+        self.theirs = self._make_pipes()
+        if self.building:
+            self._start_build()
+        else:
+            self._start_program()
+
+    def _start_build(self):
+        """The compiler reads nothing, and all that it says goes to stderr; its limits are the run's."""
+        _stdin, _stdout, stderr, side = self.theirs
+        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            request = {
+                **self.request,
+                "mode": "spawn",
+                "argv": self.request["build"],
+                "args": [],
+                "keep": False,
+            }
+            self._start_process(request, (null, stderr, stderr, side))
+        finally:
+            os.close(null)
+
+    def _start_program(self):
         try:
             if self.keep:
-                self._start_cell(theirs)
-            elif not self._hand_over(theirs):
-                self.pid = self.supervisor.fork(lambda: _become(self.request, theirs))
+                self._start_cell()
+            else:
+                self._start_process({**self.request, "written": bool(self.request.get("build"))}, self.theirs)
         finally:
-            for fd in theirs:
-                os.close(fd)
+            self._close_theirs()
+
+    def _start_process(self, request, fds):
+        if not self._hand_over(request, fds):
+            self.pid = self.supervisor.fork(lambda: become(request, fds))
+
+    def _close_theirs(self):
+        for fd in self.theirs:
+            os.close(fd)
+        self.theirs = ()
+
+    def _go_on(self):
+        """The build has gone well: be rid of what it may have left, then run what it made."""
+        alone, _ended = self.supervisor.kill_all()
+        if not alone:
+            self._end()
+            return
+        self.building, self.pid, self.status = False, None, None
+        self._start_program()
 
     def _make_pipes(self):
         """Our ends go into self; returns theirs: stdin, stdout, stderr, side."""
@@ -101,31 +114,34 @@ class Run:
             theirs.append(other)
         return theirs
 
-    def _start_cell(self, theirs):
-        cell = python.pack(self.request)
+    def _start_cell(self):
         try:
-            self._kept_interpreter().run(cell, theirs)
+            self._run_cell()
         except OSError:
-            self.supervisor.kill_interpreter()
-            self._kept_interpreter().run(cell, theirs)
-        interpreter = self.supervisor.interpreter
-        self.pid = interpreter.pid
-        self.supervisor.on_readable(interpreter.control.fileno(), self._on_cell_done)
+            self.supervisor.kill_interpreters()
+            self._run_cell()
+        self.pid = self.interpreter.pid
+        self.supervisor.on_readable(self.interpreter.control.fileno(), self._on_cell_done)
 
-    def _kept_interpreter(self):
-        if self.supervisor.interpreter is None:
-            ahead = self.supervisor.take_ahead()
-            self.supervisor.interpreter = ahead or Interpreter(self.supervisor.fork)
+    def _run_cell(self):
+        self.interpreter = self.supervisor.interpreters.get(self.driver)
+        if self.interpreter is None:
+            self.interpreter = self.supervisor.interpreters[self.driver] = self._new_interpreter()
             self.fresh = True
-        return self.supervisor.interpreter
+        self.interpreter.run(self.request, self.theirs, self.supervisor.fork)
 
-    def _hand_over(self, theirs):
+    def _new_interpreter(self):
+        if self.driver == "python":
+            return self.supervisor.take_ahead() or interpreters.Python(self.supervisor.fork, become)
+        return interpreters.Driven(self.supervisor.fork, interpreters.DRIVERS[self.driver])
+
+    def _hand_over(self, request, theirs):
         """Let the process that was forked ahead, if there still is one, become this run's."""
         ahead = self.supervisor.take_ahead()
         if ahead is None:
             return False
         try:
-            ahead.run(python.pack(self.request), theirs)
+            ahead.run(request, theirs)
         except OSError:
             return False  # it has ended, or ends now that its socket closes
         finally:
@@ -157,6 +173,16 @@ class Run:
     def cancel(self):
         if not self.finished:
             self._stop("cancelled")
+
+    def interrupt(self):
+        """Ask the cell to stop, as Ctrl-C would; once, and only while it runs. A build holds no state."""
+        if self.finished or self.interrupted or not self.keep:
+            return
+        self.interrupted = True
+        if self.building:
+            self._stop("cancelled")
+        else:
+            processes.interrupt(self.pid, self.supervisor.spared())
 
     def _pump_stdin(self, _fd=None):
         if self.stdin is None:
@@ -206,9 +232,8 @@ class Run:
         os.close(fd)
 
     def _on_cell_done(self, fd):
-        interpreter = self.supervisor.interpreter
         try:
-            report = interpreter.control.recv(64)
+            report = self.interpreter.control.recv(64)
         except BlockingIOError:
             return
         except ConnectionResetError:
@@ -219,7 +244,7 @@ class Run:
             return
         # Nothing keeps the program from writing to this socket: any bytes must make sense.
         token, _, code = report.partition(b" ")
-        if token == interpreter.token and not self.finished:
+        if token == self.interpreter.token and not self.finished:
             self.supervisor.ignore(fd)
             self.status = (int(code) & 0xFF if code.isdigit() else 1) << 8
             self._end()
@@ -232,7 +257,10 @@ class Run:
         if not self.finished:
             if self.pid in self.supervisor.statuses:
                 self.status = self.supervisor.statuses.pop(self.pid)
-                self._end()
+                if self.building and self.status == 0:
+                    self._go_on()
+                else:
+                    self._end()
             elif self.cpu_limit and accounting.cpu_us() - self.cpu_start > self.cpu_limit * 1_000_000:
                 self._stop("cpu")
         if self.finished:
@@ -248,8 +276,9 @@ class Run:
         """Kill all that is left of the run and learn how its main process ended."""
         self.finished = True
         self._close_stdin()
-        if self.keep and self.cause:
-            self.supervisor.drop_interpreter()
+        self._close_theirs()
+        if self.interpreter and self.cause:
+            self.supervisor.drop_interpreter(self.interpreter)
         self.alone, ended = self.supervisor.kill_all()
         for pid, status in ended:
             if pid == self.pid and self.status is None:
@@ -283,6 +312,7 @@ class Run:
             "cpu_us": cpu_us,
             "peak_memory": accounting.peak_memory(),
             "oom_kills": accounting.oom_kills() - self.oom_start,
+            "stage": "build" if self.building else "run",
             "full": files.full_file_systems(),
             "alone": self.alone,
             "interpreter": self._interpreter_state(),
@@ -291,13 +321,12 @@ class Run:
         }
 
     def _interpreter_state(self):
-        if not self.keep:
+        if self.interpreter is None:
             return None
-        interpreter = self.supervisor.interpreter
-        return "kept" if interpreter and interpreter.pid == self.pid else "gone"
+        return "kept" if self.supervisor.interpreters.get(self.driver) is self.interpreter else "gone"
 
 
-def _become(request, theirs):
+def become(request, theirs):
     """In a child: be the program of a run that is not kept."""
     if request.get("cpu"):
         processes.limit_cpu(request["cpu"])
@@ -316,32 +345,20 @@ def _decode(status):
 
 
 def _execute(request, theirs):
-    """In the child: write the program down and become it."""
+    """In the child: write the program down, if its build has not, and become `argv`."""
     processes.adopt(theirs[:3])
     files.enter_workspace()
-    path = os.path.join(CODE_DIRECTORY, request["file"])
+    file = os.path.join(interpreters.CODE_DIRECTORY, request["file"])
+    out = os.path.join(interpreters.CODE_DIRECTORY, request.get("out") or "main")
     try:
-        _write_program(path, request["code"])
+        if not request.get("written"):
+            interpreters.write_program(file, request["code"])
     except OSError as error:
         os.write(2, f"sandbox: the program could not be written to /tmp: {error.strerror}\n".encode())
         os._exit(126)
-    argv = [path if item == "{file}" else item for item in request["argv"]] + request["args"]
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
+    argv = [item.replace("{file}", file).replace("{out}", out) for item in request["argv"]] + request["args"]
     try:
-        os.execv(argv[0], argv)
+        interpreters.execute(argv)
     except OSError as error:
         os.write(2, f"sandbox: {argv[0]}: {error.strerror}\n".encode())
         os._exit(127)
-
-
-def _write_program(path, code):
-    """A new file each time: what an earlier run has put there may be a FIFO or a link."""
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(fd, "w", encoding="utf-8", newline="") as file:
-        file.write(code)

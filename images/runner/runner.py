@@ -21,6 +21,7 @@ Channel 0 is control; the host numbers the others and never uses a number twice.
      4 END    n no more DATA                        20 SIDE   n records: kind:u8 length:u32 body
      5 CREDIT n amount:u32                           5 CREDIT n amount:u32
      6 CANCEL n kill it now                         21 CLOSE  n {...}, exactly one, the channel's last
+     7 INTERRUPT n stop the cell, keep its state
 
 HELLO comes first; SETUP answers it; READY follows once the preload is imported and the process of
 the first run is forked.
@@ -31,7 +32,7 @@ which holds the program back through its full pipe. Frames from the runner are a
 Operations (OPEN):
   {"op": "ping"}                      CLOSE {"ok": true}
   {"op": "reset"}                     CLOSE {"ok": bool}: whether it is proved that of all runs nothing
-                                      is left, the kept interpreter included; files stay
+                                      is left, kept interpreters included; files stay
   {"op": "write", "path": "a/b.csv", "append": false, "at": int|null, "mode": int|null}, then DATA... END
                                       CLOSE {"ok": true, "size": n} or
                                             {"ok": false, "error": "ENOSPC", "message": ...}
@@ -40,18 +41,25 @@ Operations (OPEN):
        a file operation, while a run goes on or not. STDOUT is what it gives: bytes, or one JSON document.
        CLOSE as for write, with its facts. CANCEL ends it without a trace; _file_ops.py has the details.
   {"op": "run", "mode": "fork"|"spawn", "code": ..., "args": [...], "cpu": seconds|null,
-   "stdin": bool, "keep": bool, "file": "main.py", "argv": ["/usr/bin/node", "{file}"]}
-       fork:  the code runs in a fork of this interpreter. With keep, the fork stays and runs
-              the next such cell too, so that its variables live on.
-       spawn: the code is written to a file and argv is executed.
+   "stdin": bool, "keep": bool, "driver": null|"python"|"node"|"bash",
+   "file": "main.py", "out": "main", "build": [...], "argv": ["/usr/bin/node", "{file}"]}
+       fork:  the code runs in a fork of this interpreter.
+       spawn: the code is written to a file and argv is executed; {file} and {out} in it become paths.
+       With keep, the driver's interpreter runs the code as a cell and stays, so that variables live on
+       in the next one; there is one interpreter for each driver.
+       With build, that is executed first, under the same limits and with its output on stderr. If it
+       fails the run ends there; if not, what it left running is killed before the program starts.
+       INTERRUPT sends SIGINT to all of a cell, once; an interpreter that then ends it in time is kept.
        One run at a time. When its main process ends, everything else that it started is
        killed, what is left in its pipes is sent, and then comes
        CLOSE {"exit_code": int|null, "signal": int|null,
               "cause": null|"cancelled"|"cpu",      why we killed it, if we did
+              "stage": "build"|"run",               how far it came
               "cpu_us": int|null, "peak_memory": bytes|null, "oom_kills": int,
               "full": [paths of file systems with no space or inodes left],
               "alone": bool,        proved: nothing of the run is left; if not, destroy the sandbox
-              "interpreter": null|"kept"|"gone", "fresh": bool,   fresh: this cell was its first
+              "interpreter": null|"kept"|"gone",    null: none was asked to run anything
+              "fresh": bool,                        this cell was its first
               "artifacts": {"files": [["plots/a%20b.png", size]...], "omitted": n, "complete": bool}}
                                     regular files in /workspace that it created or changed: paths below it,
                                     percent-encoded bytes; how many more there are; whether all was looked at
@@ -76,7 +84,8 @@ import _artifacts as artifacts
 import _files as files
 import _processes as processes
 import _wire as wire
-from _run import Interpreter, Run
+from _interpreters import Python
+from _run import Run, become
 
 CPU_CHECK_MS = 50
 OUT_HIGH_WATER = 1024 * 1024
@@ -96,7 +105,7 @@ class Supervisor:
         self.writers = {}
         self.channels = {}
         self.run = None
-        self.interpreter = None
+        self.interpreters = {}
         self.ahead = None
         self.statuses = {}
         self.artifacts = artifacts.Artifacts()
@@ -142,8 +151,9 @@ class Supervisor:
     def _note(self, ended):
         """Who has ended: keep the status of those that a channel waits for."""
         for pid, status, _rusage in ended:
-            if self.interpreter and pid == self.interpreter.pid:
-                self.drop_interpreter()
+            for interpreter in list(self.interpreters.values()):
+                if pid == interpreter.pid:
+                    self.drop_interpreter(interpreter)
             if self.ahead and pid == self.ahead.pid:
                 self.take_ahead().close()
             if any(channel.claims(pid) for channel in self.channels.values()):
@@ -166,6 +176,8 @@ class Supervisor:
                 channel.credit += int.from_bytes(payload, "big")
             elif kind == wire.CANCEL:
                 channel.cancel()
+            elif kind == wire.INTERRUPT and channel is self.run:
+                channel.interrupt()
 
     def _set_up(self, setup):
         failed = {}
@@ -194,7 +206,7 @@ class Supervisor:
         """Make the process of the first run now, while nobody waits: a fork takes longer the more was
         preloaded. It is gone or taken before any program runs, so none can meddle with it."""
         try:
-            self.ahead = Interpreter(processes.fork)
+            self.ahead = Python(processes.fork, become)
         except OSError:
             pass  # then the first run forks for itself, and says it if that fails too
 
@@ -217,7 +229,7 @@ class Supervisor:
             except OSError as error:
                 self.close(number, files.failure(error))
         elif op == "reset":
-            self.close(number, {"ok": self.kill_interpreter()})
+            self.close(number, {"ok": self.kill_interpreters()})
         elif op == "ping":
             self.close(number, {"ok": True})
         else:
@@ -234,37 +246,39 @@ class Supervisor:
         self.out.send_json(wire.CLOSE, number, result)
 
     def fork(self, body):
-        """`processes.fork`. If the kept interpreter holds what this takes (threads, memory), it
-        has to go: between runs nobody else can."""
+        """`processes.fork`. If kept interpreters hold what this takes (threads, memory), they have
+        to go: between runs nobody else can."""
         try:
             return processes.fork(body)
         except OSError:
-            if self.interpreter is None or (self.run and not self.run.starting):
+            if not self.interpreters or (self.run and not self.run.starting):
                 raise
-        self.kill_interpreter()
+        self.kill_interpreters()
         return processes.fork(body)
 
     def kill_all(self):
         """End all that a run has started. Returns (whether nothing else is left that could do
         anything, the (pid, wait status) of who was reaped)."""
-        interpreter = self.interpreter and self.interpreter.pid
+        kept = [interpreter.pid for interpreter in self.interpreters.values()]
         until = time.monotonic() + KILL_SECONDS
-        alone, ended = processes.kill_all(self.spared(), until, freeze=interpreter)
+        alone, ended = processes.kill_all(self.spared(), until, freeze=kept)
         self._note(ended)
         return alone, [(pid, status) for pid, status, _rusage in ended]
 
-    def kill_interpreter(self):
-        """End the kept interpreter between runs. Returns as `kill_all`, whether nothing else is left."""
-        self.drop_interpreter()
+    def kill_interpreters(self):
+        """End the kept interpreters between runs. Returns as `kill_all`, whether nothing else is left."""
+        for interpreter in list(self.interpreters.values()):
+            self.drop_interpreter(interpreter)
         alone, _ended = self.kill_all()
         return alone
 
-    def drop_interpreter(self):
-        """Forget the kept interpreter; whoever calls has killed it or will."""
-        if self.interpreter is not None:
-            self.ignore(self.interpreter.control.fileno())
-            self.interpreter.close()
-            self.interpreter = None
+    def drop_interpreter(self, interpreter):
+        """Forget a kept interpreter; whoever calls has killed it or will."""
+        for driver, one in list(self.interpreters.items()):
+            if one is interpreter:
+                del self.interpreters[driver]
+                self.ignore(interpreter.control.fileno())
+                interpreter.close()
 
     def on_readable(self, fd, callback):
         self.readers[fd] = callback
@@ -291,11 +305,9 @@ class Supervisor:
         return self.out.pending > OUT_HIGH_WATER
 
     def spared(self):
-        """Processes that outlive a run: the kept interpreter and file operations under way."""
+        """Processes that outlive a run: kept interpreters and file operations under way."""
         pids = {channel.pid for channel in self.channels.values() if channel.outlives_runs}
-        if self.interpreter:
-            pids.add(self.interpreter.pid)
-        return pids
+        return pids | {interpreter.pid for interpreter in self.interpreters.values()}
 
 
 def main():

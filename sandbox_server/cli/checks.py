@@ -79,7 +79,9 @@ def image_check(found: list[ImageStatus], policy: Policy) -> Check:
         f"{image.name} is {image.state}" for image in found if image.name in used and image.state != "present"
     ]
     if wrong:
-        return Check("images", "fail", ", ".join(wrong), "run: sandbox-server images build")
+        names = [image.name for image in found if image.name in used and image.state != "present"]
+        fix = f"run: sandbox-server images build {' '.join(names)}"
+        return Check("images", "fail", ", ".join(wrong), fix)
     total = sum(image.size or 0 for image in found if image.name in used)
     return Check("images", "ok", f"{', '.join(sorted(used))} are up to date, {total // 1024**2} MiB")
 

@@ -25,7 +25,7 @@ from sandbox_server.images.build import build as build_images
 from sandbox_server.images.inventory import ImageStatus, prune, statuses
 from sandbox_server.images.progress import Progress as Step
 from sandbox_server.images.progress import Report
-from sandbox_server.images.recipes import NAMES
+from sandbox_server.images.recipes import DEFAULT, NAMES
 
 T = TypeVar("T")
 
@@ -43,7 +43,8 @@ def commands() -> typer.Typer:
 
 def build(
     names: Annotated[
-        list[str] | None, typer.Argument(help=f"Which: {', '.join(NAMES)}. Default: all.")
+        list[str] | None,
+        typer.Argument(help=f"Which: {', '.join(NAMES)}. Default: all but polyglot, which is large."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Build all again, with today's packages.")] = False,
     ca_bundle: Annotated[
@@ -55,7 +56,7 @@ def build(
     """Build the images that are missing or stale."""
     with _progress() as report:
         work = partial(
-            build_images, names=tuple(names or NAMES), report=report, fresh=fresh, ca_bundle=ca_bundle
+            build_images, names=tuple(names or DEFAULT), report=report, fresh=fresh, ca_bundle=ca_bundle
         )
         built = _with_store(lambda store: work(store))
     if as_json:
@@ -66,13 +67,16 @@ def build(
 
 
 def list_(as_json: AsJson = False) -> None:
-    """Show which images are there and which are stale. Exit status 1 unless all are present."""
+    """Show which images are there and which are stale. Exit status 1 unless all of the default ones are
+    present, and no other is stale."""
     found = _with_store(statuses)
     if as_json:
         typer.echo(json.dumps([asdict(status) for status in found]))
     else:
         Console().print(_table(found))
-    if any(status.state != "present" for status in found):
+    if any(
+        status.state == "stale" or (status.state == "missing" and status.name in DEFAULT) for status in found
+    ):
         raise typer.Exit(1)
 
 
@@ -103,7 +107,7 @@ def _table(found: list[ImageStatus]) -> Table:
         table.add_column(column)
     for status in found:
         size = f"{status.size / 1024**2:.0f} MiB" if status.size is not None else ""
-        fix = "" if status.state == "present" else "  run: sandbox-server images build"
+        fix = "" if status.state == "present" else f"  run: sandbox-server images build {status.name}"
         table.add_row(status.name, status.state, size, status.tag + fix)
     return table
 

@@ -16,7 +16,7 @@ from sandbox_server.engines.profile import Profile
 from sandbox_server.engines.scripted import ScriptedRunner
 from sandbox_server.errors import ConfigError, EngineUnavailable
 
-_IMAGES = frozenset({"base", "python", "node", "shell"})
+_IMAGES = frozenset({"base", "python", "node", "shell", "polyglot"})
 
 
 class FakeHost:

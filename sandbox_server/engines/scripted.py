@@ -9,6 +9,7 @@ For tests of what is above the engines: deterministic, without tasks, time or pr
     get NAME               print it; unknown: exit 1       cat          echo stdin
     exit N, signal N       end like this                   args         print the arguments
     wait                   until CANCEL                    hang         for ever; ignores CANCEL
+    sleep                  until INTERRUPT or CANCEL       nobuild N    the build fails with N
     oom, full PATH, crowd  report an OOM kill, a full file system, or not to be alone
     die, die-oom           the whole sandbox ends          garbage      break the wire's rules
     save PATH TEXT         make a file; PATH as in a report of artifacts
@@ -179,6 +180,8 @@ class _Run:
         self._stdin = bytearray()
         self._stdin_ended = not request.get("stdin")
         self._cancelled = False
+        self._sleeping = False
+        self._interrupted = False
         self._deaf = False
         self._keep = bool(request.get("keep"))
         self._fresh = self._keep and runner.memory is None
@@ -195,6 +198,7 @@ class _Run:
             "full": [],
             "alone": True,
             "artifacts": {"files": [], "omitted": 0, "complete": True},
+            "stage": "run",
         }
         self._script = self._perform()
 
@@ -208,12 +212,18 @@ class _Run:
             self._stdin_ended = True
         elif frame.type is Type.CANCEL:
             self._cancelled = True
+        elif frame.type is Type.INTERRUPT:
+            self._interrupted = True
         self.step()
 
     def step(self) -> None:
         """Go on until the script waits or ends."""
         if self._cancelled and not self._deaf:
             self._finish(None, 9, cause="cancelled")
+            self._close()
+            return
+        if self._interrupted and self._sleeping:
+            self._finish(130, None)
             self._close()
             return
         if next(self._script, "ended") == "ended" and self._runner.death is None:
@@ -238,6 +248,10 @@ class _Run:
                 code = int(rest)
                 self._finish(*((code, None) if command == "exit" else (None, code)))
                 return
+            if command == "nobuild":
+                self._finish(int(rest), None)
+                self._report["stage"] = "build"
+                return
             if command == "get" and rest not in self._memory:
                 yield from self._emit(Type.STDERR, f"NameError: {rest}\n".encode())
                 self._finish(1, None)
@@ -261,6 +275,7 @@ class _Run:
             "set": self._set,
             "cat": self._cat,
             "wait": self._wait,
+            "sleep": self._sleep,
             "hang": self._hang,
             "oom": lambda _: self._note(oom_kills=1),
             "full": lambda path: self._note(full=[path]),
@@ -298,6 +313,10 @@ class _Run:
     def _wait(self, _: str) -> Iterator[str]:
         while True:
             yield "waiting for CANCEL"
+
+    def _sleep(self, _: str) -> Iterator[str]:
+        self._sleeping = True
+        yield from self._wait("")
 
     def _hang(self, _: str) -> Iterator[str]:
         self._deaf = True

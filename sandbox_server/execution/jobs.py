@@ -38,6 +38,7 @@ class CloseReport(BaseModel):
     cpu_us: int | None
     peak_memory: int | None
     oom_kills: int
+    stage: Literal["build", "run"]
     full: list[str]
     alone: bool
     interpreter: Literal["kept", "gone"] | None
@@ -61,7 +62,8 @@ class ResetReport(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run as the runner needs it. Times in seconds; `cpu` None means no limit of its own."""
+    """One run as the runner needs it. Times in seconds; `cpu` None means no limit of its own. With
+    `keep` the interpreter of `driver` runs it and lives on."""
 
     mode: Literal["fork", "spawn"]
     file: str
@@ -72,6 +74,9 @@ class Job:
     keep: bool
     wall: float
     cpu: float | None
+    driver: str | None = None
+    build: tuple[str, ...] = ()
+    out: str = "main"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,9 @@ def encode_run(job: Job) -> bytes:
         "stdin": bool(job.stdin),
         "keep": job.keep,
         "cpu": job.cpu,
+        "driver": job.driver,
+        "build": list(job.build),
+        "out": job.out,
     }
     message = json.dumps(request, separators=(",", ":")).encode()
     # The runner would take a longer frame for nonsense and end.

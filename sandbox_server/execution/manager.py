@@ -278,11 +278,11 @@ class Manager:
         async with session.lock, leftovers(self._store, caller) as left:
             clock.queued = time.monotonic() - clock.begin
             sandbox = await self._session_sandbox(session, request, clock, on_event)
-            keep = grant.language.stateful
+            driver = grant.language.driver
             capture = capture_for(request.limits, left.overflow)
             session.used = time.monotonic()
             try:
-                exit = await sandbox.run(job_for(request, grant, keep=keep), capture, on_event)
+                exit = await sandbox.run(job_for(request, grant, keep=driver is not None), capture, on_event)
                 files = await session_files(sandbox, exit, session.id)
             except BaseException:
                 self._interrupted(session, sandbox)
@@ -291,7 +291,8 @@ class Manager:
             if not sandbox.alive:
                 session.sandbox = None
                 self._pools.discard(sandbox)
-            state, note = session.conclude(exit.report if sandbox.alive else None, keep)
+            report = exit.report if sandbox.alive else None
+            state, note = session.conclude(report, driver, stopped=exit.host_cause is not None)
             if session.sandbox is None and session.explicit:
                 self._desk.lost(session, note)
             session.note_files(files)

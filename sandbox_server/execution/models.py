@@ -8,9 +8,18 @@ from typing import ClassVar, Literal
 from sandbox_server.engines.profile import KIB, MIB, Runtime, SandboxLimits
 
 Outcome = Literal[
-    "ok", "error", "signal", "timeout", "out_of_memory", "output_limit", "disk_full", "cancelled"
+    "ok",
+    "error",
+    "signal",
+    "compile_error",
+    "timeout",
+    "out_of_memory",
+    "output_limit",
+    "disk_full",
+    "cancelled",
 ]
-"""How a program ended. `error` is a non-zero exit, `signal` a death by a signal of its own making."""
+"""How a program ended. `error` is a non-zero exit, `signal` a death by a signal of its own making,
+`compile_error` a build that failed for no limit: then the program was never started."""
 
 LimitName = Literal["wall", "cpu", "memory", "output", "disk"]
 StreamName = Literal["stdout", "stderr"]

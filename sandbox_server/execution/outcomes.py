@@ -45,6 +45,9 @@ def judge(exit: Exit) -> Verdict:
 
 
 def _judge_program(report: CloseReport, code: int | None, name: str | None) -> Verdict:
+    if report.stage == "build":
+        full = bool(report.full) and code != 0
+        return Verdict("disk_full", "disk", code) if full else Verdict("compile_error", None, code, name)
     if name is not None:
         return Verdict("signal", None, code, name)
     if code == 0:

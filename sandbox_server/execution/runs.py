@@ -63,6 +63,7 @@ def effective_limits(asked: RunLimits, grant: Grant) -> RunLimits:
 
 def job_for(request: RunRequest, grant: Grant, *, keep: bool) -> Job:
     language = grant.language
+    build = language.build + (language.build_cell if keep and language.build else ())
     return Job(
         mode=language.mode,
         file=language.file,
@@ -73,6 +74,9 @@ def job_for(request: RunRequest, grant: Grant, *, keep: bool) -> Job:
         keep=keep,
         wall=request.limits.wall,
         cpu=request.limits.cpu,
+        driver=language.driver,
+        build=build,
+        out=language.out,
     )
 
 

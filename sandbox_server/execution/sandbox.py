@@ -40,6 +40,9 @@ _log = logging.getLogger(__name__)
 HANDSHAKE_SECONDS = 30.0
 PUT_SECONDS = 30.0
 RESET_SECONDS = 5.0
+INTERRUPT_GRACE = 0.06
+"""How long a cell may take to stop and keep its interpreter's state; then it is killed. Within what a run
+may last beyond its limit."""
 KILL_GRACE = 1.0
 """How long the runner may take to kill a run before the whole container is destroyed."""
 SEND_SECONDS = 2.0
@@ -252,12 +255,12 @@ class Sandbox:
                 cause = "output"
             elif channel.close is None and self.alive:
                 cause = "wall"
-            await self._kill(number, channel)
+            await self._stop(number, channel, gently=job.keep and cause == "wall")
         except BaseException:
             channel.on_event = None
             if sent:
                 with anyio.CancelScope(shield=True):
-                    await self._kill(number, channel)
+                    await self._stop(number, channel, gently=job.keep)
             raise
         finally:
             del self._channels[number]
@@ -282,20 +285,27 @@ class Sandbox:
         except ValidationError:
             return None
 
-    async def _kill(self, number: int, channel: _Channel) -> None:
-        """CANCEL, and if the runner does not prove in time that all is dead, destroy."""
+    async def _stop(self, number: int, channel: _Channel, *, gently: bool) -> None:
+        """CANCEL, and if the runner does not prove in time that all is dead, destroy. `gently`: INTERRUPT
+        before that, which leaves a kept interpreter its state if its cell ends in time."""
+        if gently:
+            await self._end(number, channel, Type.INTERRUPT, INTERRUPT_GRACE)
+        await self._end(number, channel, Type.CANCEL, KILL_GRACE)
+        if channel.close is None and self.alive:
+            await self.destroy()
+
+    async def _end(self, number: int, channel: _Channel, how: Type, seconds: float) -> None:
+        """Ask the runner to end a run, and wait until it has or time is up."""
         if channel.close is not None or not self.alive:
             return
         channel.attention = anyio.Event()
-        with anyio.move_on_after(KILL_GRACE):
-            await self._send(wire.encode(Type.CANCEL, number))
+        with anyio.move_on_after(seconds):
+            await self._send(wire.encode(how, number))
             while channel.close is None and self.alive:
                 await channel.attention.wait()
                 if channel.close is None and self.alive:
                     # Over its output still: what it wrote before it died is being drained.
                     channel.attention = anyio.Event()
-        if channel.close is None:
-            await self.destroy()
 
     async def _feed(self, number: int, channel: _Channel, data: bytes) -> None:
         view = memoryview(data)

@@ -41,7 +41,8 @@ class Session:
     created: float = 0.0
     used: float = 0.0
     deadline: float = 0.0
-    cells: int = 0
+    cells: dict[str, int] = field(default_factory=dict)
+    """How many each interpreter, by its driver's name, has run since it was last known to end."""
     interrupted: bool = False
     opening: bool = False
     closed: bool = False
@@ -63,7 +64,7 @@ class Session:
         self.artifacts.clear()
         self.created = self.used = time.monotonic()
         self.deadline = self.created + self.ttl
-        self.cells = 0
+        self.cells = {}
         self.interrupted = False
 
     def replace(self, sandbox: Sandbox) -> None:
@@ -74,7 +75,7 @@ class Session:
 
     def restart(self) -> None:
         """The interpreter was ended because somebody asked for it, who has been told."""
-        self.cells = 0
+        self.cells = {}
         self.interrupted = False
         self.used = time.monotonic()
 
@@ -106,25 +107,32 @@ class Session:
         loss, self.loss = self.loss, ""
         return ("lost", loss) if loss else ("kept", "")
 
-    def conclude(self, report: CloseReport | None, stateful: bool) -> tuple[SessionState, str]:
-        """What is true after a run, for its result."""
+    def conclude(
+        self, report: CloseReport | None, driver: str | None, *, stopped: bool = False
+    ) -> tuple[SessionState, str]:
+        """What is true after a run, for its result. `driver`: whose interpreter was to run it, if one.
+        `stopped`: we have ended it."""
         loss, self.loss = self.loss, ""
         if report is None or self.sandbox is None:
             return "lost", "the sandbox ended; variables and files are gone"
-        note = self._count_cell(report) if stateful else ""
+        if driver is None or report.interpreter is None:
+            return ("lost", loss) if loss else ("kept", "")
+        note = self._count_cell(report, driver)
         if loss:
             return "lost", loss
-        return ("reset" if note else "kept"), note
+        if note:
+            return "reset", note
+        return "kept", "the cell was interrupted; variables are as it left them" if stopped else ""
 
-    def _count_cell(self, report: CloseReport) -> str:
+    def _count_cell(self, report: CloseReport, driver: str) -> str:
         """What became of the interpreter since the last result, if it did not simply go on."""
         # Whether a cancelled call took it along, only the next one finds out.
-        restarted = report.fresh and (self.cells > 0 or self.interrupted)
+        restarted = report.fresh and (self.cells.get(driver, 0) > 0 or self.interrupted)
         cause = "a call was cancelled" if self.interrupted else "the interpreter had ended"
         self.interrupted = False
-        self.cells += 1
+        self.cells[driver] = self.cells.get(driver, 0) + 1
         if report.interpreter == "gone":
-            self.cells = 0
+            self.cells[driver] = 0
             return "the interpreter ended; variables are gone, files are kept"
         return f"{cause} since the last result; variables were gone, files are kept" if restarted else ""
 

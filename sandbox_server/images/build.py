@@ -14,14 +14,14 @@ from sandbox_server.errors import ConfigError
 from sandbox_server.images import rootfs, wheels
 from sandbox_server.images.lock import held
 from sandbox_server.images.progress import Progress, Report, reporter
-from sandbox_server.images.recipes import LABEL_STAGE, NAMES, Recipe, recipe
+from sandbox_server.images.recipes import DEFAULT, LABEL_STAGE, Recipe, recipe
 
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
 async def build(
     store: ImageStore,
-    names: Sequence[str] = NAMES,
+    names: Sequence[str] = DEFAULT,
     *,
     report: Report,
     fresh: bool = False,

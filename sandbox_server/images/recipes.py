@@ -5,8 +5,9 @@ locks, runner, and the same of the parent). Debian's packages are not among them
 mirror they can't be pinned, so an image records what it got in /usr/share/sandbox/packages.txt, and
 `images build --fresh` takes what the mirror has today.
 
-    rootfs (pulled or bootstrapped) -> base-tools -> node-tools | shell-tools -> python-tools
-    X-tools + runner -> X        the four sandbox images; a new runner rebuilds only these
+    rootfs (pulled or bootstrapped) -> base-tools -> node-tools
+                                                      -> shell-tools -> python-tools | polyglot-tools
+    X-tools + runner -> X        the sandbox images; a new runner rebuilds only these
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ LABEL_REVISION = "sandbox-server.revision"
 LABEL_STAGE = "sandbox-server.stage"
 """Marks the inner stages of a build, which nothing needs afterwards."""
 
-NAMES = ("base", "python", "node", "shell")
+DEFAULT = ("base", "python", "node", "shell")
+"""The images that are built unless somebody says which."""
+
+NAMES = (*DEFAULT, "polyglot")
 """The images a profile may name."""
 
 # Python stands on shell, so that a policy can give bash and python one sandbox and its files.
-_PARENTS = {"python": "shell", "node": "base", "shell": "base"}
+_PARENTS = {"python": "shell", "node": "base", "shell": "base", "polyglot": "shell"}
 
 _LOCK = "requirements.lock"
+_RUNNER = (".py", ".js", ".sh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,7 @@ def recipe(name: str, root: Path | None = None) -> Recipe:
     if name not in NAMES:
         raise ConfigError(f"there is no image {name!r}", hint=f"one of {', '.join(NAMES)}")
     root = root or shipped("images")
-    runner = [(f"runner/{path.name}", path) for path in (root / "runner").glob("*.py")]
+    runner = [(f"runner/{path.name}", path) for path in (root / "runner").iterdir() if path.suffix in _RUNNER]
     if not runner:
         raise ConfigError("images/runner holds no program", hint="install the package again")
     files = [("Dockerfile", root / "sandbox.Dockerfile"), *runner]

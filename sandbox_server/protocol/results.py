@@ -36,6 +36,7 @@ RESULT_PROPERTIES: dict[str, Any] = {
             "ok",
             "error",
             "signal",
+            "compile_error",
             "timeout",
             "out_of_memory",
             "output_limit",
@@ -48,7 +49,7 @@ RESULT_PROPERTIES: dict[str, Any] = {
     "limit": _or_null("string"),
     "stdout": _STRING,
     "stderr": _STRING,
-    "result": {**_or_null("string"), "description": "repr of the last expression"},
+    "result": {**_or_null("string"), "description": "the last expression's value, as its language shows it"},
     "display": {
         "type": "array",
         "description": "Rich output. `content` is the index of its image block; text is inline.",
@@ -236,6 +237,8 @@ def _headline(result: RunResult, request: RunRequest, caps: Caps) -> str:
     ending = f"signal {result.signal}" if result.signal else f"exit code {result.exit_code}"
     line = f"outcome: {result.outcome} ({ending}, {result.usage.wall:.2f} s)"
     match result.outcome:
+        case "compile_error":
+            return f"{line}. It did not compile and was not run: stderr says why."
         case "timeout":
             which = "CPU" if result.limit == "cpu" else "wall"
             allowed = f"{request.limits.wall:g} s (at most {caps.max_wall:g} s)"

@@ -25,6 +25,7 @@ def ended(host_cause: HostCause | None = None, **changes: Any) -> Exit:
         "oom_kills": 0,
         "full": [],
         "alone": True,
+        "stage": "run",
         "interpreter": None,
         "fresh": False,
     }
@@ -47,6 +48,11 @@ def died(host_cause: HostCause | None = None, *, oom: bool = False, reason: str 
         (ended(oom_kills=1), Verdict("out_of_memory", "memory", 0)),
         (ended(exit_code=1, full=["/tmp"]), Verdict("disk_full", "disk", 1)),
         (ended(full=["/tmp"]), Verdict("ok", None, 0)),
+        (ended(exit_code=1, stage="build"), Verdict("compile_error", None, 1)),
+        (ended(exit_code=None, signal=11, stage="build"), Verdict("compile_error", None, None, "SIGSEGV")),
+        (ended(exit_code=1, stage="build", full=["/tmp"]), Verdict("disk_full", "disk", 1)),
+        (ended(exit_code=1, stage="build", oom_kills=1), Verdict("out_of_memory", "memory", 1)),
+        (ended("wall", exit_code=None, signal=9, stage="build"), Verdict("timeout", "wall", None, "SIGKILL")),
         (ended(exit_code=None, signal=9, cause="cpu"), Verdict("timeout", "cpu", None, "SIGKILL")),
         (
             ended(exit_code=None, signal=signal.SIGXCPU, cause="cpu"),

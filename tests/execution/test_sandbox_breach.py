@@ -30,6 +30,7 @@ def close_report(**changes: Any) -> bytes:
         "oom_kills": 0,
         "full": [],
         "alone": True,
+        "stage": "run",
         "interpreter": None,
         "fresh": False,
     }

@@ -85,6 +85,32 @@ async def test_a_timeout_takes_the_interpreter_and_leaves_the_files(manager: Man
     assert told(after) == ("error", "kept")
 
 
+async def test_a_cell_that_hears_the_interrupt_keeps_its_variables(manager: Manager) -> None:
+    await run(manager, "set x 42", on="c")
+    stopped = await run(manager, "sleep", on="c", wall=0.05)
+    assert (*told(stopped), stopped.limit, stopped.exit_code) == ("timeout", "kept", "wall", 130)
+    assert "interrupted" in stopped.session.note
+    after = await run(manager, "get x", on="c")
+    assert (after.stdout.text, after.session.note) == ("42\n", "")
+
+
+async def test_a_one_shot_run_is_not_interrupted_but_killed(manager: Manager) -> None:
+    result = await run(manager, "sleep", wall=0.05)
+    assert (result.outcome, result.signal) == ("timeout", "SIGKILL")
+
+
+async def test_a_cancelled_cell_that_hears_the_interrupt_keeps_its_variables(manager: Manager) -> None:
+    await run(manager, "set x 42", on="c")
+    await cancel_in(manager, "sleep")
+    after = await run(manager, "get x", on="c")
+    assert (after.stdout.text, after.session.state) == ("42\n", "kept")
+
+
+async def test_a_build_that_fails_is_a_compile_error_and_counts_no_cell(manager: Manager) -> None:
+    result = await run(manager, "nobuild 2", on="c")
+    assert (result.outcome, result.exit_code, result.session.state) == ("compile_error", 2, "kept")
+
+
 async def test_an_interpreter_that_died_in_a_call_is_told_by_that_call(manager: Manager) -> None:
     await run(manager, "set x 42", on="c")
     assert told(await run(manager, "signal 11", on="c")) == ("signal", "reset")

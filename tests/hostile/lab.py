@@ -25,7 +25,7 @@ from sandbox_server.execution.languages import LANGUAGES, Language
 from sandbox_server.execution.manager import Manager
 from sandbox_server.execution.models import InputFile, Output, RunEvent, RunLimits, RunRequest, RunResult
 from sandbox_server.images.build import build
-from sandbox_server.images.recipes import NAMES, tag_of
+from sandbox_server.images.recipes import DEFAULT, tag_of
 
 LIMITS = SandboxLimits()
 OVERSHOOT = 1.0
@@ -62,8 +62,10 @@ def rename(name):
 
 def grants() -> dict[str, Grant]:
     """The shipped languages, bash beside Python in one image, and two with little CPU time."""
-    profiles = {language.image: Profile(language.image, LIMITS) for language in LANGUAGES.values()}
-    granted = {name: Grant(language, profiles[language.image]) for name, language in LANGUAGES.items()}
+    languages = {name: language for name, language in LANGUAGES.items() if language.image in DEFAULT}
+    profiles = {language.image: Profile(language.image, LIMITS) for language in languages.values()}
+    granted = {name: Grant(language, profiles[language.image]) for name, language in languages.items()}
+    granted["python-bash"] = Grant(LANGUAGES["bash"], profiles["python"])
     sh = Language("sh", "python", "spawn", "main.sh", ("/bin/bash", "{file}"))
     granted["sh"] = Grant(sh, profiles["python"])
     for name in ("python", "bash"):
@@ -104,7 +106,7 @@ class Lab:
     ) -> RunResult:
         """Run code; in Python the helpers of `PREAMBLE` are there, unless it is `bare`. `connection` makes
         it a session's cell."""
-        if language.startswith("python") and not bare:
+        if language in ("python", "python-cpu") and not bare:
             code = f"exec({PREAMBLE!r}, globals())\n{code}"
 
         def on_event(event: RunEvent) -> None:
@@ -231,7 +233,7 @@ async def on_time(
 @asynccontextmanager
 async def open_lab() -> AsyncIterator[Lab]:
     async with open_images() as images:
-        await build(images, NAMES, report=lambda _: None)
+        await build(images, DEFAULT, report=lambda _: None)
     # A name of its own: other tests sweep theirs.
     instance = f"hostile{uuid4().hex[:12]}"
     engine = DockerEngine(Owner(instance, uuid4().hex), tag_of)

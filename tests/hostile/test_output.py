@@ -134,7 +134,7 @@ def frame(kind: int, channel: int, payload: bytes) -> bytes:
 
 LIE = {
     "exit_code": 0, "signal": None, "cause": None, "cpu_us": 0, "peak_memory": 0, "oom_kills": 0, "full": [],
-    "alone": True, "interpreter": None, "fresh": False,
+    "alone": True, "stage": "run", "interpreter": None, "fresh": False,
 }  # fmt: skip
 FORGERIES = {
     "frames": b"".join(frame(21, n, json.dumps(LIE).encode()) for n in range(20)),

@@ -14,7 +14,7 @@ import pytest
 from sandbox_server.engines.docker.images import DockerImages, open_images
 from sandbox_server.images.build import build
 from sandbox_server.images.progress import Progress
-from sandbox_server.images.recipes import NAMES, Recipe, recipe
+from sandbox_server.images.recipes import DEFAULT, NAMES, Recipe, recipe
 from sandbox_server.shipped import shipped
 
 Run = Callable[..., str]
@@ -28,11 +28,11 @@ async def store() -> AsyncIterator[DockerImages]:
 
 @pytest.fixture(scope="session")
 def built() -> dict[str, str]:
-    """name -> id of the four sandbox images, up to date."""
+    """name -> id of the default sandbox images, up to date."""
 
     async def bring() -> dict[str, str]:
         async with open_images() as images:
-            return await build(images, NAMES, report=lambda _: None)
+            return await build(images, DEFAULT, report=lambda _: None)
 
     return anyio.run(bring)
 

@@ -7,10 +7,10 @@ import json
 import docker
 import pytest
 
-from sandbox_server.images.recipes import NAMES
+from sandbox_server.images.recipes import DEFAULT
 from tests.images.conftest import Run
 
-every_image = pytest.mark.parametrize("name", NAMES)
+every_image = pytest.mark.parametrize("name", DEFAULT)
 
 
 @every_image

@@ -26,7 +26,9 @@ def changed_by(copied: Path, file: str) -> set[str]:
     return {name for name in NAMES if before[name] != after[name]}
 
 
-@pytest.mark.parametrize("file", ["base/Dockerfile", "runner/runner.py", "sandbox.Dockerfile"])
+@pytest.mark.parametrize(
+    "file", ["base/Dockerfile", "runner/runner.py", "runner/repl.js", "runner/repl.sh", "sandbox.Dockerfile"]
+)
 def test_a_change_to_what_all_share_makes_every_image_stale(copied: Path, file: str) -> None:
     assert changed_by(copied, file) == set(NAMES)
 
@@ -38,7 +40,8 @@ def test_a_change_to_what_all_share_makes_every_image_stale(copied: Path, file: 
         ("python/requirements.lock", {"python"}),
         ("python/fontcache.py", {"python"}),
         ("node/Dockerfile", {"node"}),
-        ("shell/Dockerfile", {"shell", "python"}),  # Python stands on it
+        ("shell/Dockerfile", {"shell", "python", "polyglot"}),  # which stand on it
+        ("polyglot/go-program", {"polyglot"}),
     ],
 )
 def test_a_change_makes_only_what_stands_on_it_stale(copied: Path, file: str, stale: set[str]) -> None:

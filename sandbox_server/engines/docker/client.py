@@ -121,7 +121,10 @@ def engine_silent() -> EngineUnavailable:
 
 def image_missing(reference: str) -> ImageMissing:
     """The error for an image that isn't on the engine."""
-    return ImageMissing(f"image {reference!r} is not on the engine", hint="run: sandbox-server images build")
+    name = reference.rpartition("/")[2].partition(":")[0]
+    return ImageMissing(
+        f"image {reference!r} is not on the engine", hint=f"run: sandbox-server images build {name}"
+    )
 
 
 def translate(error: APIError) -> SandboxServerError:
