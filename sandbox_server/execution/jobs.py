@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sandbox_server import wire
 from sandbox_server.engines.base import Death
@@ -117,6 +117,14 @@ def encode_run(job: Job) -> bytes:
             hint="nothing was run; put large data into files or stdin",
         )
     return message
+
+
+def close_report(payload: bytes) -> CloseReport | None:
+    """None: the runner says something else."""
+    try:
+        return CloseReport.model_validate_json(payload)
+    except ValidationError:
+        return None
 
 
 def put_error(file: InputFile, report: PutReport) -> SandboxServerError:

@@ -21,12 +21,12 @@ from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import EngineUnavailable, SandboxLost
 from sandbox_server.execution.capture import RunCapture
 from sandbox_server.execution.jobs import (
-    CloseReport,
     Exit,
     HostCause,
     Job,
     PutReport,
     ResetReport,
+    close_report,
     encode_run,
     put_error,
 )
@@ -40,17 +40,13 @@ _log = logging.getLogger(__name__)
 HANDSHAKE_SECONDS = 30.0
 PUT_SECONDS = 30.0
 RESET_SECONDS = 5.0
-INTERRUPT_GRACE = 0.06
-"""How long a cell may take to stop and keep its interpreter's state; then it is killed. Within what a run
-may last beyond its limit."""
-KILL_GRACE = 1.0
-"""How long the runner may take to kill a run before the whole container is destroyed."""
+INTERRUPT_GRACE = 0.06  # for a cell to stop, so that its interpreter's state is kept
+KILL_GRACE = 1.0  # for the runner to kill a run, before the whole container is destroyed
 SEND_SECONDS = 2.0
 TRANSFERS = 4  # file operations at once: each takes a process of the sandbox's few
 DESTROY_SECONDS = 15.0
 DEATH_SECONDS = 10.0
 _CREDIT_STEP = wire.WINDOW // 2
-
 _OUTPUT = (Type.STDOUT, Type.STDERR, Type.SIDE)
 
 
@@ -268,7 +264,7 @@ class Sandbox:
 
     async def _conclude(self, channel: _Channel, cause: HostCause | None, begin: float) -> Exit:
         wall = time.monotonic() - begin
-        report = self._report(channel)
+        report = close_report(channel.close.payload) if channel.close else None
         if report is None:
             if channel.close is not None:
                 self._lose("its runner broke the protocol")
@@ -276,14 +272,6 @@ class Sandbox:
         if not report.alone:
             self._lose("processes of a run could not be ended")
         return Exit(report, None, cause, wall)
-
-    def _report(self, channel: _Channel) -> CloseReport | None:
-        if channel.close is None:
-            return None
-        try:
-            return CloseReport.model_validate_json(channel.close.payload)
-        except ValidationError:
-            return None
 
     async def _stop(self, number: int, channel: _Channel, *, gently: bool) -> None:
         """CANCEL, and if the runner does not prove in time that all is dead, destroy. `gently`: INTERRUPT
@@ -301,11 +289,10 @@ class Sandbox:
         channel.attention = anyio.Event()
         with anyio.move_on_after(seconds):
             await self._send(wire.encode(how, number))
+            # It may be over its output still: what it wrote before it died is being drained.
             while channel.close is None and self.alive:
                 await channel.attention.wait()
-                if channel.close is None and self.alive:
-                    # Over its output still: what it wrote before it died is being drained.
-                    channel.attention = anyio.Event()
+                channel.attention = anyio.Event()
 
     async def _feed(self, number: int, channel: _Channel, data: bytes) -> None:
         view = memoryview(data)
