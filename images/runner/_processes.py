@@ -96,11 +96,33 @@ def kill_all(spare, until, freeze=None):
             _kill_everything()
         ended += reap()
         if all(_is(DEAD, pid) for pid in _others(spare)) and (not freeze or _is(STILL, freeze)):
+            if freeze:
+                has_moved(freeze)  # our own stop is no news
             return True, ended + reap()
         if time.monotonic() > until:
             return False, ended
         time.sleep(pause)
         pause = min(pause * 2, 0.005)
+
+
+def has_moved(pid):
+    """Whether a child was stopped or continued since this was last asked, for whatever short time."""
+    moved = False
+    try:
+        while os.waitid(os.P_PID, pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG):
+            moved = True
+    except ChildProcessError:
+        pass  # it has ended, which `reap` tells
+    return moved
+
+
+def is_still(pid):
+    return _is(STILL, pid)
+
+
+def is_alone(spare):
+    """Whether nothing runs but PID 1 and `spare`."""
+    return all(_is(DEAD, pid) for pid in _others(spare))
 
 
 def _kill_everything():

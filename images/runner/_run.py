@@ -287,6 +287,7 @@ class Run:
             "alone": self.alone,
             "interpreter": self._interpreter_state(),
             "fresh": self.fresh,
+            "ended": self._others_ended(),
             "artifacts": self.supervisor.artifacts.scan(),
         }
 
@@ -295,6 +296,12 @@ class Run:
             return None
         interpreter = self.supervisor.interpreter
         return "kept" if interpreter and interpreter.pid == self.pid else "gone"
+
+    def _others_ended(self):
+        """The kept interpreters whose state is gone, but for this run's own, of which the rest tells."""
+        ended = self.supervisor.ended - ({"python"} if self.keep else set())
+        self.supervisor.ended.clear()
+        return sorted(ended)
 
 
 def _become(request, theirs):

@@ -52,6 +52,7 @@ Operations (OPEN):
               "full": [paths of file systems with no space or inodes left],
               "alone": bool,        proved: nothing of the run is left; if not, destroy the sandbox
               "interpreter": null|"kept"|"gone", "fresh": bool,   fresh: this cell was its first
+              "ended": ["python"],  other kept interpreters that have ended since the last run's CLOSE
               "artifacts": {"files": [["plots/a%20b.png", size]...], "omitted": n, "complete": bool}}
                                     regular files in /workspace that it created or changed: paths below it,
                                     percent-encoded bytes; how many more there are; whether all was looked at
@@ -98,6 +99,7 @@ class Supervisor:
         self.run = None
         self.interpreter = None
         self.ahead = None
+        self.ended = set()
         self.statuses = {}
         self.artifacts = artifacts.Artifacts()
         self.poll.register(wire_in, select.POLLIN)
@@ -117,6 +119,7 @@ class Supervisor:
                         return
                 elif fd == self.wake:
                     processes.drain(self.wake)
+                    self.end_who_moved()
                 elif fd in self.readers:
                     self.readers[fd](fd)
                 elif fd in self.writers:
@@ -205,6 +208,8 @@ class Supervisor:
 
     def _open(self, number, request):
         op = request["op"]
+        if self.run is None:
+            self._see_that_all_is_still()
         self.artifacts.opened(number, request)
         if op in ("run", "reset") and self.run is not None:
             self.close(number, {"ok": False, "error": "EBUSY", "message": "a run is going on"})
@@ -218,6 +223,7 @@ class Supervisor:
                 self.close(number, files.failure(error))
         elif op == "reset":
             self.close(number, {"ok": self.kill_interpreter()})
+            self.ended.clear()  # who asked for it knows
         elif op == "ping":
             self.close(number, {"ok": True})
         else:
@@ -259,9 +265,30 @@ class Supervisor:
         alone, _ended = self.kill_all()
         return alone
 
+    def end_who_moved(self):
+        """A kept interpreter that is not at work stands still. It may have seen to it that something wakes it
+        (a timer that sends SIGCONT): then it would use what nobody counts, so it ends, with all it started."""
+        if self.interpreter is None or (self.run and self.run.pid == self.interpreter.pid):
+            return
+        if processes.has_moved(self.interpreter.pid):
+            if self.run is None:
+                self.kill_interpreter()
+            else:
+                os.kill(self.interpreter.pid, signal.SIGKILL)
+
+    def _see_that_all_is_still(self):
+        """Before anything begins: nothing that was started between two calls may live on in the next."""
+        self.end_who_moved()
+        if self.ahead is not None:
+            return  # no program has run yet
+        still = self.interpreter is None or processes.is_still(self.interpreter.pid)
+        if not (still and processes.is_alone(self.spared())):
+            self.kill_interpreter()
+
     def drop_interpreter(self):
         """Forget the kept interpreter; whoever calls has killed it or will."""
         if self.interpreter is not None:
+            self.ended.add("python")
             self.ignore(self.interpreter.control.fileno())
             self.interpreter.close()
             self.interpreter = None

@@ -42,6 +42,7 @@ class CloseReport(BaseModel):
     alone: bool
     interpreter: Literal["kept", "gone"] | None
     fresh: bool
+    ended: Annotated[list[Literal["python", "node", "bash"]], Field(max_length=3)] = []
     artifacts: ArtifactsReport = ArtifactsReport(files=[], omitted=0, complete=True)
 
 

@@ -111,7 +111,7 @@ class Session:
         loss, self.loss = self.loss, ""
         if report is None or self.sandbox is None:
             return "lost", "the sandbox ended; variables and files are gone"
-        note = self._count_cell(report) if stateful else ""
+        note = self._count_cell(report) if stateful else self._note_ended(report)
         if loss:
             return "lost", loss
         return ("reset" if note else "kept"), note
@@ -127,6 +127,13 @@ class Session:
             self.cells = 0
             return "the interpreter ended; variables are gone, files are kept"
         return f"{cause} since the last result; variables were gone, files are kept" if restarted else ""
+
+    def _note_ended(self, report: CloseReport) -> str:
+        """A run that keeps nothing itself can be the end of what others keep."""
+        if not (report.ended and self.cells):
+            return ""
+        self.cells = 0
+        return f"the {report.ended[0]} interpreter has ended; its variables are gone, files are kept"
 
     def info(self, state: SessionState, note: str) -> SessionInfo:
         expires_in = max(0.0, self.expires_in()) if self.sandbox else None
