@@ -95,7 +95,7 @@ def encode_run(job: Job) -> bytes:
         "mode": job.mode,
         "file": job.file,
         "argv": list(job.argv),
-        "code": job.code,
+        "code": job.code.removeprefix("\ufeff"),  # a byte order mark is none of any language
         "args": list(job.args),
         "stdin": bool(job.stdin),
         "keep": job.keep,
