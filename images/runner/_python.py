@@ -6,6 +6,7 @@ Everything here runs in the program's own process; nothing that it reports is tr
 import ast
 import atexit
 import builtins
+import errno
 import gc
 import io
 import json
@@ -24,7 +25,7 @@ import warnings
 import _processes as processes
 from _files import WORKSPACE, enter_workspace
 
-VALUE, DISPLAY = 1, 2
+VALUE, DISPLAY, NO_SPACE = 1, 2, 3
 REPR_LIMIT = 64 * 1024
 DISPLAY_LIMIT = 8 * 1024 * 1024
 OURS = ("_accounting", "_artifacts", "_files", "_processes", "_python", "_run", "_wire")
@@ -209,9 +210,18 @@ class Shell:
         except KeyboardInterrupt:
             _print_trimmed()
             return 130
-        except BaseException:
+        except BaseException as error:
+            self._note_no_space(error)
             return _print_trimmed()
         return 0
+
+    def _note_no_space(self, error):
+        """Say that it is a full disk that ended the program: once it has ended, that can't be seen any more."""
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            try:
+                self._send(NO_SPACE, b"")
+            except OSError:
+                pass  # the program has closed it
 
     def _exit(self, error):
         try:

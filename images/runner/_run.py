@@ -70,6 +70,7 @@ class Run:
         self.cpu_limit = request.get("cpu")
         self.cpu_start = accounting.cpu_us()
         self.oom_start = accounting.oom_kills()
+        self.full_start = files.full_file_systems()
         self.supervisor.artifacts.begin()
 
     # --- start
@@ -283,7 +284,7 @@ class Run:
             "cpu_us": cpu_us,
             "peak_memory": accounting.peak_memory(),
             "oom_kills": accounting.oom_kills() - self.oom_start,
-            "full": files.full_file_systems(),
+            "full": [path for path in files.full_file_systems() if path not in self.full_start],
             "alone": self.alone,
             "interpreter": self._interpreter_state(),
             "fresh": self.fresh,

@@ -49,7 +49,7 @@ Operations (OPEN):
        CLOSE {"exit_code": int|null, "signal": int|null,
               "cause": null|"cancelled"|"cpu",      why we killed it, if we did
               "cpu_us": int|null, "peak_memory": bytes|null, "oom_kills": int,
-              "full": [paths of file systems with no space or inodes left],
+              "full": [paths of file systems of which it has taken the last space or inode],
               "alone": bool,        proved: nothing of the run is left; if not, destroy the sandbox
               "interpreter": null|"kept"|"gone", "fresh": bool,   fresh: this cell was its first
               "ended": ["python"],  other kept interpreters that have ended since the last run's CLOSE
@@ -58,7 +58,8 @@ Operations (OPEN):
                                     percent-encoded bytes; how many more there are; whether all was looked at
 
 SIDE records come from inside the program's own process and are worth what it is worth:
-kind 1 is the last expression's repr, kind 2 a display: its MIME type, NUL, its bytes.
+kind 1 is the last expression's repr, kind 2 a display: its MIME type, NUL, its bytes, kind 3 (empty)
+that what ended it is an OSError for lack of space.
 """
 
 import gc
@@ -266,7 +267,7 @@ class Supervisor:
         return alone
 
     def end_who_moved(self):
-        """A kept interpreter that is not at work stands still. It may have seen to it that something wakes it
+        """A kept interpreter that is not at work stands still. It may have made something that wakes it
         (a timer that sends SIGCONT): then it would use what nobody counts, so it ends, with all it started."""
         if self.interpreter is None or (self.run and self.run.pid == self.interpreter.pid):
             return

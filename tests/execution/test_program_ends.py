@@ -1,5 +1,6 @@
 """How a Python program begins and ends, in real sandboxes: as with its own interpreter."""
 
+# ruff: noqa: E501 - a program in a string keeps its own lines
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
