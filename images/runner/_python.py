@@ -216,7 +216,7 @@ class Shell:
         return 0
 
     def _note_no_space(self, error):
-        """Say that it is a full disk that ended the program: once it has ended, that can't be seen any more."""
+        """Say that lack of space ended the program: once it has ended, that can't be seen any more."""
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             try:
                 self._send(NO_SPACE, b"")

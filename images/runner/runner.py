@@ -268,7 +268,7 @@ class Supervisor:
 
     def end_who_moved(self):
         """A kept interpreter that is not at work stands still. It may have made something that wakes it
-        (a timer that sends SIGCONT): then it would use what nobody counts, so it ends, with all it started."""
+        (a timer that sends SIGCONT): then it uses what nobody counts, so it ends, with all it started."""
         if self.interpreter is None or (self.run and self.run.pid == self.interpreter.pid):
             return
         if processes.has_moved(self.interpreter.pid):
