@@ -96,6 +96,8 @@ def kill_all(spare, until, freeze=()):
             _kill_everything()
         ended += reap()
         if all(_is(DEAD, pid) for pid in _others(spare)) and all(_is(STILL, pid) for pid in freeze):
+            for pid in freeze:
+                has_moved(pid)  # our own stop is no news
             return True, ended + reap()
         if time.monotonic() > until:
             return False, ended
@@ -107,6 +109,26 @@ def interrupt(first, spare):
     """SIGINT to `first` and then to all others but PID 1 and `spare`, as a terminal does: a shell that hears
     it before its child dies of it stops, one that hears it later has gone on."""
     _signal_each([first, *(pid for pid in _others(spare) if pid != first)], signal.SIGINT)
+
+
+def has_moved(pid):
+    """Whether a child was stopped or continued since this was last asked, for whatever short time."""
+    moved = False
+    try:
+        while os.waitid(os.P_PID, pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG):
+            moved = True
+    except ChildProcessError:
+        pass  # it has ended, which `reap` tells
+    return moved
+
+
+def is_still(pid):
+    return _is(STILL, pid)
+
+
+def is_alone(spare):
+    """Whether nothing runs but PID 1 and `spare`."""
+    return all(_is(DEAD, pid) for pid in _others(spare))
 
 
 def _kill_everything():

@@ -6,6 +6,8 @@ Everything here runs in the program's own process; nothing that it reports is tr
 import ast
 import atexit
 import builtins
+import errno
+import gc
 import io
 import json
 import linecache
@@ -23,12 +25,13 @@ import warnings
 import _processes as processes
 from _files import WORKSPACE, enter_workspace
 
-VALUE, DISPLAY = 1, 2
+VALUE, DISPLAY, NO_SPACE = 1, 2, 3
 REPR_LIMIT = 64 * 1024
 DISPLAY_LIMIT = 8 * 1024 * 1024
 OURS = ("_accounting", "_artifacts", "_files", "_interpreters", "_processes", "_python", "_run", "_wire")
 TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 CO_COROUTINE = 0x80
+WRITERS = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 CELL_FDS = ("code", "stdin", "stdout", "stderr", "side")
 
 
@@ -43,6 +46,7 @@ def run_once(request, fds):
     processes.adopt(fds[:3], keep=(side,))
     shell = Shell(side)
     code = shell.run(request)
+    shell.module = None
     _finish(code)
 
 
@@ -57,6 +61,7 @@ def serve_cells(control, become):
     shell = None
     reserve = ()
     myself = os.getpid()
+    gc.freeze()  # so that a collection looks at the program's objects only
     while True:
         for fd in reserve:
             os.close(fd)
@@ -146,7 +151,33 @@ def _finish(code):
         traceback.print_exc()
         code = code or 1
     _flush()
+    try:
+        _let_go()
+    except BaseException:
+        pass  # as an interpreter that ends does not fail for what comes too late
+    _flush()
     os._exit(code)
+
+
+def _let_go():
+    """What the program still holds ends as with its interpreter: `__del__` runs, open files are written."""
+    sys.excepthook = sys.__excepthook__
+    for name in ("last_exc", "last_value", "last_traceback"):
+        vars(sys).pop(name, None)
+    _flush_files()  # a collector ends what is in a cycle in any order: the file before its buffer, too
+    # Not cleared name by name: what runs as it ends may still use the others.
+    del sys.modules["__main__"]
+    gc.collect()
+    _flush_files()
+
+
+def _flush_files():
+    for stream in gc.get_objects():
+        if type(stream) in WRITERS and not stream.closed:
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                pass  # it is not to be written, or there is no room
 
 
 def _exit_code(error):
@@ -154,7 +185,10 @@ def _exit_code(error):
         return 0
     if isinstance(error.code, int):
         return error.code & 0xFF
-    print(error.code, file=sys.stderr)
+    try:
+        print(error.code, file=sys.stderr)
+    except Exception:
+        pass  # closed or broken by the program, whose exit code is the same
     return 1
 
 
@@ -188,18 +222,33 @@ class Shell:
                 self.display(value, is_result=True)
             self.flush_figures()
         except SystemExit as error:
-            self.flush_figures()
-            return _exit_code(error)
+            return self._exit(error)
         except KeyboardInterrupt:
             _print_trimmed()
             return 130
-        except BaseException:
-            _print_trimmed()
-            return 1
+        except BaseException as error:
+            self._note_no_space(error)
+            return _print_trimmed()
         return 0
 
+    def _note_no_space(self, error):
+        """Say that lack of space ended the program: once it has ended, that can't be seen any more."""
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            try:
+                self._send(NO_SPACE, b"")
+            except OSError:
+                pass  # the program has closed it
+
+    def _exit(self, error):
+        try:
+            self.flush_figures()
+        except Exception:
+            _print_trimmed()
+        return _exit_code(error)
+
     def _execute(self, source, name):
-        tree = ast.parse(source, name)
+        # Not `ast.parse`, whose frame would be the traceback of a SyntaxError.
+        tree = compile(source, name, "exec", ast.PyCF_ONLY_AST | TOP_LEVEL_AWAIT)
         last = None
         if tree.body and isinstance(tree.body[-1], ast.Expr) and not source.rstrip().endswith(";"):
             last = ast.Expression(tree.body.pop().value)
@@ -291,18 +340,38 @@ def _open_streams():
 
 
 def _print_trimmed():
-    """Print the exception that is being handled, without our own frames at its top."""
+    """Print the exception that is being handled, without our own frames at its top; returns the exit code."""
     kind, error, trace = sys.exc_info()
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
     try:
         sys.last_exc = error
-        traceback.print_exception(kind, error.with_traceback(trace), trace)
+        if sys.excepthook is sys.__excepthook__:
+            traceback.print_exception(kind, error.with_traceback(trace), trace)
+        else:
+            _call_excepthook(kind, error.with_traceback(trace), trace)
+    except SystemExit as exit:
+        return _exit_code(exit)
     except BaseException:
         try:
             os.write(2, b"an exception whose traceback could not be printed\n")
         except OSError:
             pass  # the program has closed its stderr
+    return 1
+
+
+def _call_excepthook(kind, error, trace):
+    """The program's own; if that fails, both exceptions are shown, as Python does."""
+    try:
+        sys.excepthook(kind, error, trace)
+    except SystemExit:
+        raise
+    except BaseException as failure:
+        print("Error in sys.excepthook:", file=sys.stderr)
+        inner = failure.__traceback__ and failure.__traceback__.tb_next
+        traceback.print_exception(type(failure), failure.with_traceback(inner), inner)
+        print("\nOriginal exception was:", file=sys.stderr)
+        traceback.print_exception(kind, error, trace)
 
 
 def _shorten(text):

@@ -44,6 +44,7 @@ class Run:
         self.cpu_limit = request.get("cpu")
         self.cpu_start = accounting.cpu_us()
         self.oom_start = accounting.oom_kills()
+        self.full_start = files.full_file_systems()
         self.supervisor.artifacts.begin()
 
     # --- start
@@ -133,6 +134,9 @@ class Run:
     def _new_interpreter(self):
         if self.driver == "python":
             return self.supervisor.take_ahead() or interpreters.Python(self.supervisor.fork, become)
+        ahead = self.supervisor.take_ahead()
+        if ahead is not None:
+            ahead.close()  # it ends: no program may meet it
         return interpreters.Driven(self.supervisor.fork, interpreters.DRIVERS[self.driver])
 
     def _hand_over(self, request, theirs):
@@ -313,10 +317,11 @@ class Run:
             "peak_memory": accounting.peak_memory(),
             "oom_kills": accounting.oom_kills() - self.oom_start,
             "stage": "build" if self.building else "run",
-            "full": files.full_file_systems(),
+            "full": [path for path in files.full_file_systems() if path not in self.full_start],
             "alone": self.alone,
             "interpreter": self._interpreter_state(),
             "fresh": self.fresh,
+            "ended": self._others_ended(),
             "artifacts": self.supervisor.artifacts.scan(),
         }
 
@@ -324,6 +329,12 @@ class Run:
         if self.interpreter is None:
             return None
         return "kept" if self.supervisor.interpreters.get(self.driver) is self.interpreter else "gone"
+
+    def _others_ended(self):
+        """The kept interpreters whose state is gone, but for this run's own, of which the rest tells."""
+        ended = self.supervisor.ended - ({self.driver} if self.keep else set())
+        self.supervisor.ended.clear()
+        return sorted(ended)
 
 
 def become(request, theirs):

@@ -56,16 +56,18 @@ Operations (OPEN):
               "cause": null|"cancelled"|"cpu",      why we killed it, if we did
               "stage": "build"|"run",               how far it came
               "cpu_us": int|null, "peak_memory": bytes|null, "oom_kills": int,
-              "full": [paths of file systems with no space or inodes left],
+              "full": [paths of file systems of which it has taken the last space or inode],
               "alone": bool,        proved: nothing of the run is left; if not, destroy the sandbox
               "interpreter": null|"kept"|"gone",    null: none was asked to run anything
               "fresh": bool,                        this cell was its first
+              "ended": ["python"],  other kept interpreters that have ended since the last run's CLOSE
               "artifacts": {"files": [["plots/a%20b.png", size]...], "omitted": n, "complete": bool}}
                                     regular files in /workspace that it created or changed: paths below it,
                                     percent-encoded bytes; how many more there are; whether all was looked at
 
 SIDE records come from inside the program's own process and are worth what it is worth:
-kind 1 is the last expression's repr, kind 2 a display: its MIME type, NUL, its bytes.
+kind 1 is the last expression's repr, kind 2 a display: its MIME type, NUL, its bytes, kind 3 (empty)
+that what ended it is an OSError for lack of space.
 """
 
 import gc
@@ -107,6 +109,7 @@ class Supervisor:
         self.run = None
         self.interpreters = {}
         self.ahead = None
+        self.ended = set()
         self.statuses = {}
         self.artifacts = artifacts.Artifacts()
         self.poll.register(wire_in, select.POLLIN)
@@ -126,6 +129,7 @@ class Supervisor:
                         return
                 elif fd == self.wake:
                     processes.drain(self.wake)
+                    self.end_who_moved()
                 elif fd in self.readers:
                     self.readers[fd](fd)
                 elif fd in self.writers:
@@ -217,6 +221,8 @@ class Supervisor:
 
     def _open(self, number, request):
         op = request["op"]
+        if self.run is None:
+            self._see_that_all_is_still()
         self.artifacts.opened(number, request)
         if op in ("run", "reset") and self.run is not None:
             self.close(number, {"ok": False, "error": "EBUSY", "message": "a run is going on"})
@@ -230,6 +236,7 @@ class Supervisor:
                 self.close(number, files.failure(error))
         elif op == "reset":
             self.close(number, {"ok": self.kill_interpreters()})
+            self.ended.clear()  # who asked for it knows
         elif op == "ping":
             self.close(number, {"ok": True})
         else:
@@ -277,8 +284,30 @@ class Supervisor:
         for driver, one in list(self.interpreters.items()):
             if one is interpreter:
                 del self.interpreters[driver]
+                self.ended.add(driver)
                 self.ignore(interpreter.control.fileno())
                 interpreter.close()
+
+    def end_who_moved(self):
+        """A kept interpreter that is not at work stands still. It may have made something that wakes it
+        (a timer that sends SIGCONT): then it uses what nobody counts, so it ends, with all it started."""
+        for interpreter in list(self.interpreters.values()):
+            if self.run and self.run.pid == interpreter.pid:
+                continue
+            if processes.has_moved(interpreter.pid):
+                if self.run is None:
+                    self.kill_interpreters()
+                    return
+                os.kill(interpreter.pid, signal.SIGKILL)
+
+    def _see_that_all_is_still(self):
+        """Before anything begins: nothing that was started between two calls may live on in the next."""
+        self.end_who_moved()
+        if self.ahead is not None:
+            return  # no program has run yet
+        still = all(processes.is_still(interpreter.pid) for interpreter in self.interpreters.values())
+        if not (still and processes.is_alone(self.spared())):
+            self.kill_interpreters()
 
     def on_readable(self, fd, callback):
         self.readers[fd] = callback

@@ -32,7 +32,7 @@ def _escape(code: int) -> str:
 
 _ESCAPES = {code: _escape(code) for first, last in _RANGES for code in range(first, last + 1)}
 _SIDE = struct.Struct(">BI")
-_VALUE, _DISPLAY = 1, 2
+_VALUE, _DISPLAY, _NO_SPACE = 1, 2, 3
 _VALUE_LIMIT = 66 * 1024
 _MIMES = frozenset({"image/png", "text/html", "text/plain"})
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -164,6 +164,7 @@ class SideChannel:
         self._records = 0
         self._size = 0
         self.value: str | None = None
+        self.no_space = False
         self.displays: list[Display] = []
         self.omitted = 0
 
@@ -180,7 +181,7 @@ class SideChannel:
             if len(self._buffer) < _SIDE.size:
                 return
             kind, length = _SIDE.unpack_from(self._buffer)
-            if kind not in (_VALUE, _DISPLAY) or self._records >= _MOST_RECORDS:
+            if kind not in (_VALUE, _DISPLAY, _NO_SPACE) or self._records >= _MOST_RECORDS:
                 self._broken = True
                 self._buffer.clear()
                 return
@@ -200,11 +201,16 @@ class SideChannel:
     def _admits(self, kind: int, length: int) -> bool:
         if kind == _VALUE:
             return length <= _VALUE_LIMIT
+        if kind == _NO_SPACE:
+            return length == 0
         return len(self.displays) < MOST_DISPLAYS and self._size + length <= self._limit
 
     def _take(self, kind: int, body: bytes) -> None:
         if kind == _VALUE:
             self.value = make_visible(body.decode("utf-8", "replace"))
+            return
+        if kind == _NO_SPACE:
+            self.no_space = True
             return
         mime, _, data = body.partition(b"\0")
         name = mime.decode("ascii", "replace")

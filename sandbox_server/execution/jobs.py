@@ -43,6 +43,7 @@ class CloseReport(BaseModel):
     alone: bool
     interpreter: Literal["kept", "gone"] | None
     fresh: bool
+    ended: Annotated[list[Literal["python", "node", "bash"]], Field(max_length=3)] = []
     artifacts: ArtifactsReport = ArtifactsReport(files=[], omitted=0, complete=True)
 
 
@@ -99,7 +100,7 @@ def encode_run(job: Job) -> bytes:
         "mode": job.mode,
         "file": job.file,
         "argv": list(job.argv),
-        "code": job.code,
+        "code": job.code.removeprefix("\ufeff"),  # a byte order mark is none of any language
         "args": list(job.args),
         "stdin": bool(job.stdin),
         "keep": job.keep,

@@ -20,8 +20,11 @@ class Verdict:
     signal: str | None = None
 
 
-def judge(exit: Exit) -> Verdict:
+def judge(exit: Exit, *, no_space: bool = False) -> Verdict:
     """What happened, in this order: what we did to it, what the kernel did, what it did itself.
+
+    `no_space`: the program says of itself that it failed for lack of space, which explains a failure and
+    nothing else.
 
     Raises SandboxLost if the sandbox died under the run for no reason that we know of: then
     nobody can say how far the code came.
@@ -41,10 +44,10 @@ def judge(exit: Exit) -> Verdict:
     # The kernel's own count: the parent of the victim may well have survived and exited with 0.
     if report.oom_kills > 0:
         return Verdict("out_of_memory", "memory", code, name)
-    return _judge_program(report, code, name)
+    return _judge_program(report, code, name, no_space)
 
 
-def _judge_program(report: CloseReport, code: int | None, name: str | None) -> Verdict:
+def _judge_program(report: CloseReport, code: int | None, name: str | None, no_space: bool) -> Verdict:
     if report.stage == "build":
         full = bool(report.full) and code != 0
         return Verdict("disk_full", "disk", code) if full else Verdict("compile_error", None, code, name)
@@ -52,7 +55,7 @@ def _judge_program(report: CloseReport, code: int | None, name: str | None) -> V
         return Verdict("signal", None, code, name)
     if code == 0:
         return Verdict("ok", None, 0)
-    if report.full:
+    if report.full or no_space:
         return Verdict("disk_full", "disk", code)
     return Verdict("error", None, code)
 

@@ -82,7 +82,7 @@ def job_for(request: RunRequest, grant: Grant, *, keep: bool) -> Job:
 
 def result_of(exit: Exit, capture: RunCapture, grant: Grant, clock: Clock, session: SessionInfo) -> RunResult:
     """Without what is left behind, see `leftovers`."""
-    verdict = judge(exit)
+    verdict = judge(exit, no_space=capture.side.no_space)
     report = exit.report
     return RunResult(
         outcome=verdict.outcome,

@@ -115,9 +115,9 @@ class Session:
         loss, self.loss = self.loss, ""
         if report is None or self.sandbox is None:
             return "lost", "the sandbox ended; variables and files are gone"
-        if driver is None or report.interpreter is None:
-            return ("lost", loss) if loss else ("kept", "")
-        note = self._count_cell(report, driver)
+        cell = driver is not None and report.interpreter is not None
+        note = self._count_cell(report, driver) if cell and driver else ""
+        note = note or self._note_ended(report)
         if loss:
             return "lost", loss
         if note:
@@ -135,6 +135,13 @@ class Session:
             self.cells[driver] = 0
             return "the interpreter ended; variables are gone, files are kept"
         return f"{cause} since the last result; variables were gone, files are kept" if restarted else ""
+
+    def _note_ended(self, report: CloseReport) -> str:
+        """A run can be the end of what the interpreters of other languages keep."""
+        ended = [driver for driver in report.ended if self.cells.pop(driver, 0)]
+        if not ended:
+            return ""
+        return f"the interpreter of {', '.join(ended)} has ended; its variables are gone, files are kept"
 
     def info(self, state: SessionState, note: str) -> SessionInfo:
         expires_in = max(0.0, self.expires_in()) if self.sandbox else None

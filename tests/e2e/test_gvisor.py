@@ -56,6 +56,23 @@ async def test_files_that_a_run_made_are_known_there_too(manager: Manager) -> No
         assert [artifact.path for artifact in result.artifacts] == [name]
 
 
+async def test_an_interpreter_that_wakes_itself_between_calls_ends_there_too(manager: Manager) -> None:
+    code = """
+import ctypes, signal
+class Event(ctypes.Structure):
+    _fields_ = [("value", ctypes.c_void_p), ("signal", ctypes.c_int), ("rest", ctypes.c_char * 52)]
+libc, event, timer = ctypes.CDLL(None), Event(signal=signal.SIGCONT), ctypes.c_void_p()
+print(libc.timer_create(1, ctypes.byref(event), ctypes.byref(timer)),
+      libc.timer_settime(timer, 0, (ctypes.c_long * 4)(0, 40_000_000, 0, 60_000_000), None))
+"""
+    assert (await run(manager, "x = 1", connection="session")).session.state == "kept"
+    awake = await run(manager, code, connection="session")
+    assert (awake.stdout.text, awake.session.state) == ("0 0\n", "kept")
+    await run(manager, "import time; time.sleep(0.2)", connection="meanwhile")
+    after = await run(manager, "print('x' in globals())", connection="session")
+    assert (after.stdout.text, after.session.state) == ("False\n", "reset")
+
+
 async def test_the_kernel_that_a_program_sees_is_gvisors(manager: Manager) -> None:
     result = await run(manager, "print(open('/proc/version').read())")
     assert result.outcome == "ok"

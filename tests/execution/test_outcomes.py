@@ -75,6 +75,20 @@ def test_every_ending_has_its_verdict(exit: Exit, verdict: Verdict) -> None:
     assert judge(exit) == verdict
 
 
+@pytest.mark.parametrize(
+    ("exit", "outcome"),
+    [
+        (ended(exit_code=1), "disk_full"),
+        (ended(), "ok"),
+        (ended(exit_code=None, signal=9), "signal"),
+        (ended("wall", exit_code=1), "timeout"),
+        (ended(exit_code=1, oom_kills=1), "out_of_memory"),
+    ],
+)
+def test_what_a_program_says_of_itself_explains_an_error_and_nothing_else(exit: Exit, outcome: str) -> None:
+    assert judge(exit, no_space=True).outcome == outcome
+
+
 def test_a_sandbox_that_died_for_no_known_reason_is_no_outcome() -> None:
     with pytest.raises(SandboxLost) as lost:
         judge(died(reason="the runner ended with exit code 1"))

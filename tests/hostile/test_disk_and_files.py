@@ -43,6 +43,17 @@ async def test_ten_gigabytes_end_at_the_workspaces_size(
     assert shutil.disk_usage("/").used - before < 5000 * MIB
 
 
+async def test_a_full_disk_is_blamed_for_what_it_causes_only(cell: Run) -> None:
+    """32. What is full when a program has ended need not be why it failed, nor the other way round."""
+    failing = "with open('/dev/shm/x', 'wb', 0) as file:\n    while True: file.write(bytes(1 << 20))"
+    cleaning = f"try:\n    {failing.replace(chr(10), chr(10) + '    ')}\nfinally: os.remove('/dev/shm/x')"
+    assert (await cell(cleaning)).outcome == "disk_full"
+    assert (await cell(failing)).outcome == "disk_full"
+    assert (await cell("sys.exit(3)")).outcome == "error"
+    assert (await cell("exit 3", "sh")).outcome == "error"
+    assert (await cell("open('/dev/shm/y', 'wb', 0).write(bytes(1 << 20))")).outcome == "disk_full"
+
+
 async def test_nothing_that_can_be_written_lies_on_a_disk(cell: Run, lab: Lab, mark: str) -> None:
     """32. By the host's own view of the sandbox's mounts."""
     mounts: list[list[str]] = []

@@ -86,6 +86,40 @@ while time.monotonic() < end:
     assert (await place.run("print('alive')")).stdout.text == "alive\n"
 
 
+async def test_a_child_of_the_supervisor_that_is_stopped_as_it_begins_gives_nothing_away(
+    place: Place,
+) -> None:
+    """30, 54. At first it has our wire open; who could look into it then could speak for us."""
+    code = """
+print("go", flush=True)
+caught, given, mine = set(), [], {"1", str(os.getpid())}
+while not os.path.exists("enough"):
+    for pid in os.listdir("/proc"):
+        if not pid.isdigit() or pid in mine: continue
+        try: os.kill(int(pid), signal.SIGSTOP)
+        except OSError: continue
+        caught.add(pid)
+        try: given.append(os.listdir(f"/proc/{pid}/fd"))
+        except OSError: pass
+        attempt(os.kill, int(pid), signal.SIGCONT)
+print(len(caught) > 5, given)
+"""
+    started = anyio.Event()
+    outputs: list[str] = []
+
+    async def watch() -> None:
+        result = await place.run(code, wall=30, on_output=lambda _: started.set())
+        outputs.append(result.stdout.text)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch)
+        await started.wait()
+        for _ in range(40):
+            await place.do(WriteFile("x", b"kept"))
+        await place.do(WriteFile("enough", b""))
+    assert outputs == ["go\nTrue []\n"]
+
+
 async def test_no_process_to_spare_is_busy_and_passes(place: Place) -> None:
     """24."""
     code = """

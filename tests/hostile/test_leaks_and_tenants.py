@@ -141,6 +141,51 @@ for _ in range(3): threading.Thread(target=burn, daemon=True).start()
     assert (await cell("begin = turns\ntime.sleep(0.1)\nprint(turns > begin)")).stdout.text == "True\n"
 
 
+ALARM = """
+class Event(ctypes.Structure):
+    _fields_ = [("value", ctypes.c_void_p), ("signal", ctypes.c_int), ("notify", ctypes.c_int), ("pad", ctypes.c_char * 48)]
+event, timer = Event(signal=signal.SIGCONT), ctypes.c_void_p()
+assert libc.timer_create(1, ctypes.byref(event), ctypes.byref(timer)) == 0
+assert libc.timer_settime(timer, 0, (ctypes.c_long * 4)(0, 40_000_000, 0, 60_000_000), None) == 0
+"""
+
+
+async def test_an_interpreter_that_wakes_itself_between_calls_ends_and_the_next_call_says_so(
+    cell: Run, lab: Lab, mark: str
+) -> None:
+    """75. A timer may send SIGCONT, and a stopped process can't tell that from ours."""
+    code = f"""
+rename({mark!r})
+begin = time.monotonic()
+def wait():
+    while time.monotonic() - begin < 0.2: time.sleep(0.01)
+    while True: os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "1000")
+threading.Thread(target=wait, daemon=True).start()
+{ALARM}"""
+    assert (await cell(code)).session.state == "kept"
+    await lab.until(lambda: not lab.named(mark))
+    others = await cell("ls -d /proc/[0-9]* | grep -v -e /1$ -e /$$$ | wc -l", "sh")
+    assert int(others.stdout.text) <= 3  # the pipe's own
+    assert others.session.state == "reset"
+    assert "python interpreter has ended" in others.session.note
+    after = await cell("print('begin' in globals())")
+    assert (after.stdout.text, after.session.state) == ("False\n", "kept")
+
+
+async def test_who_kills_another_languages_interpreter_says_so_in_its_own_result(
+    cell: Run, lab: Lab, mark: str
+) -> None:
+    """28, 75."""
+    code = f"rename({mark!r})\nprint(os.getpid())"
+    pid = (await cell(code)).stdout.text.strip()
+    killer = await cell(f"kill -9 {pid}; echo done", "sh")
+    assert (killer.outcome, killer.stdout.text, killer.session.state) == ("ok", "done\n", "reset")
+    assert lab.named(mark) == []
+    pid = (await cell(code)).stdout.text.strip()
+    assert (await cell("echo harmless", "sh")).session.state == "kept"
+    assert (await cell(f"kill -CONT {pid}; sleep 0.1", "sh")).session.state == "reset"
+
+
 STUBBORN = {
     "forks for ever": "def stay():\n    while True:\n        try:\n            if os.fork() == 0: time.sleep(9)\n        except OSError: pass",
     "wakes its parent": (

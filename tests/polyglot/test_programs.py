@@ -89,7 +89,8 @@ async def test_languages_of_a_session_share_files_and_builds_leave_no_state_behi
 async def test_nothing_in_the_image_can_be_changed_or_raises_privileges(run: Run) -> None:
     places = r"\( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /workspace \)"
     result = await run(
-        rf"find / {places} -prune -o \( -perm /6000 -o -writable ! -type l -o -path /usr/bin/python3 \) -print 2>&1",
+        rf"find / {places} -prune -o "
+        r"\( -perm /6000 -o -writable ! -type l -o -path /usr/bin/python3 \) -print 2>&1",
         "bash",
     )
     assert [line for line in result.stdout.text.splitlines() if "Permission denied" not in line] == [
