@@ -46,7 +46,8 @@ async def test_a_new_runner_makes_images_stale_and_rebuilds_only_their_last_laye
     assert before == ["stale"] * len(DEFAULT)
     with anyio.fail_after(60):
         made = await build(store, ["shell"], report=log, root=changed)
-    assert log.images == ["shell"]
+    # Of no image is only the word that another process holds the lock.
+    assert [name for name in log.images if name] == ["shell"]
     states = {one.name: one.state for one in await statuses(store, changed) if one.name in DEFAULT}
     assert states == {"base": "stale", "python": "stale", "node": "stale", "shell": "present"}
     image = await store.find(tag_of("shell", changed))
