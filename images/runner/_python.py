@@ -23,12 +23,22 @@ import types
 import warnings
 
 import _processes as processes
+import _rich as rich
 from _files import WORKSPACE, enter_workspace
 
 VALUE, DISPLAY, NO_SPACE = 1, 2, 3
-REPR_LIMIT = 64 * 1024
 DISPLAY_LIMIT = 8 * 1024 * 1024
-OURS = ("_accounting", "_artifacts", "_files", "_interpreters", "_processes", "_python", "_run", "_wire")
+OURS = (
+    "_accounting",
+    "_artifacts",
+    "_files",
+    "_interpreters",
+    "_processes",
+    "_python",
+    "_rich",
+    "_run",
+    "_wire",
+)
 TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 CO_COROUTINE = 0x80
 WRITERS = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
@@ -204,7 +214,7 @@ class Shell:
         self.module.__builtins__ = builtins
         self.module.display = self.display
         sys.modules["__main__"] = self.module
-        _hook_matplotlib(self)
+        rich.hook_matplotlib(self)
 
     def run(self, cell):
         """Run one cell; returns its exit code."""
@@ -269,17 +279,17 @@ class Shell:
 
     def display(self, value, *, is_result=False):
         """Show a value: its PNG or HTML form if it has one, and its repr if it is the result."""
-        figure = _figure_of(value)
+        figure = rich.figure_of(value)
         if figure is not None:
             self._send_figure(figure)
         else:
             for mime, method in (("image/png", "_repr_png_"), ("text/html", "_repr_html_")):
-                data = _call_repr(value, method)
+                data = rich.call_repr(value, method)
                 if data is not None:
                     self.send_display(mime, data)
                     break
         if is_result:
-            self._send(VALUE, _shorten(repr(value)))
+            self._send(VALUE, rich.shorten(repr(value)))
         elif figure is None:
             print(repr(value))
 
@@ -372,71 +382,3 @@ def _call_excepthook(kind, error, trace):
         traceback.print_exception(type(failure), failure.with_traceback(inner), inner)
         print("\nOriginal exception was:", file=sys.stderr)
         traceback.print_exception(kind, error, trace)
-
-
-def _shorten(text):
-    data = text.encode("utf-8", "backslashreplace")
-    if len(data) > REPR_LIMIT:
-        note = f"... ({len(data)} bytes in all)".encode()
-        data = data[:REPR_LIMIT].decode("utf-8", "ignore").encode() + note
-    return data
-
-
-def _call_repr(value, method):
-    if isinstance(value, type):
-        return None
-    try:
-        result = getattr(value, method, None)
-        result = result() if callable(result) else None
-    except Exception:
-        return None  # a broken rich repr falls back to the plain one, as in notebooks
-    if isinstance(result, str):
-        return result.encode("utf-8", "backslashreplace")
-    return result if isinstance(result, bytes) else None
-
-
-def _figure_of(value):
-    """The matplotlib figure that `value` is, if it is one."""
-    module = sys.modules.get("matplotlib.figure")
-    return value if module is not None and isinstance(value, module.Figure) else None
-
-
-def _hook_matplotlib(shell):
-    """Make `plt.show()` show, now or as soon as pyplot is imported."""
-    pyplot = sys.modules.get("matplotlib.pyplot")
-    if pyplot is not None:
-        pyplot.show = _show_of(shell)
-        return
-    sys.meta_path.insert(0, _PyplotFinder(shell))
-
-
-def _show_of(shell):
-    """A plain function: pyplot sets attributes on its `show`, which a bound method does not take."""
-
-    def show(*_args, **_kwargs):
-        shell.flush_figures()
-
-    return show
-
-
-class _PyplotFinder:
-    """Finds matplotlib.pyplot as usual and patches it once loaded."""
-
-    def __init__(self, shell):
-        self.shell = shell
-
-    def find_spec(self, name, path, target=None):
-        if name != "matplotlib.pyplot":
-            return None
-        sys.meta_path.remove(self)
-        from importlib.util import find_spec
-
-        spec = find_spec(name)
-        execute = spec.loader.exec_module
-
-        def exec_module(module):
-            execute(module)
-            module.show = _show_of(self.shell)
-
-        spec.loader.exec_module = exec_module
-        return spec
