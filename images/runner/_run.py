@@ -332,7 +332,7 @@ class Run:
 
     def _others_ended(self):
         """The kept interpreters whose state is gone, but for this run's own, of which the rest tells."""
-        ended = self.supervisor.ended - ({self.driver} if self.keep else set())
+        ended = self.supervisor.ended - ({self.driver} if self.interpreter else set())
         self.supervisor.ended.clear()
         return sorted(ended)
 

@@ -60,7 +60,7 @@ Operations (OPEN):
               "alone": bool,        proved: nothing of the run is left; if not, destroy the sandbox
               "interpreter": null|"kept"|"gone",    null: none was asked to run anything
               "fresh": bool,                        this cell was its first
-              "ended": ["python"],  other kept interpreters that have ended since the last run's CLOSE
+              "ended": [drivers],   other kept interpreters that have ended since the last run's CLOSE
               "artifacts": {"files": [["plots/a%20b.png", size]...], "omitted": n, "complete": bool}}
                                     regular files in /workspace that it created or changed: paths below it,
                                     percent-encoded bytes; how many more there are; whether all was looked at

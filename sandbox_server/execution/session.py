@@ -115,14 +115,14 @@ class Session:
         loss, self.loss = self.loss, ""
         if report is None or self.sandbox is None:
             return "lost", "the sandbox ended; variables and files are gone"
-        cell = driver is not None and report.interpreter is not None
-        note = self._count_cell(report, driver) if cell and driver else ""
-        note = note or self._note_ended(report)
+        ran = driver if report.interpreter else None
+        note = self._count_cell(report, ran) if ran else ""
+        note = "; ".join(filter(None, (note, self._note_ended(report))))
         if loss:
             return "lost", loss
         if note:
             return "reset", note
-        return "kept", "the cell was interrupted; variables are as it left them" if stopped else ""
+        return "kept", "the cell was interrupted; variables are as it left them" if stopped and ran else ""
 
     def _count_cell(self, report: CloseReport, driver: str) -> str:
         """What became of the interpreter since the last result, if it did not simply go on."""
@@ -137,11 +137,10 @@ class Session:
         return f"{cause} since the last result; variables were gone, files are kept" if restarted else ""
 
     def _note_ended(self, report: CloseReport) -> str:
-        """A run can be the end of what the interpreters of other languages keep."""
+        """A run can be the end of what other languages' interpreters keep."""
         ended = [driver for driver in report.ended if self.cells.pop(driver, 0)]
-        if not ended:
-            return ""
-        return f"the interpreter of {', '.join(ended)} has ended; its variables are gone, files are kept"
+        what = " and the ".join(f"{driver} interpreter" for driver in ended)
+        return f"the {what} has ended; its variables are gone, files are kept" if ended else ""
 
     def info(self, state: SessionState, note: str) -> SessionInfo:
         expires_in = max(0.0, self.expires_in()) if self.sandbox else None
