@@ -109,9 +109,19 @@ start_engine() {
     die "dockerd does not start (the end of $log is above)" "start a Docker Engine and run this again"
 }
 
+# A dockerd that was killed leaves its pid behind. Once that number belongs to another process, the next
+# dockerd believes that it runs already.
+forget_the_dead() {
+    local name="$1" file="$2"
+    as_root test -f "$file" || return 0
+    grep -qx "$name" "/proc/$(as_root cat "$file")/comm" 2>/dev/null || as_root rm -f "$file"
+}
+
 start_by_hand() {
     local log="$1" pid
     shift
+    forget_the_dead dockerd /var/run/docker.pid
+    forget_the_dead containerd /var/run/docker/containerd/containerd.pid
     # Root's shell, because the log is root's.
     # shellcheck disable=SC2016  # expanded by that shell
     pid="$(as_root sh -c 'log="$1"; shift; setsid nohup dockerd "$@" </dev/null >>"$log" 2>&1 & echo $!' sh "$log" "$@")"
