@@ -104,7 +104,7 @@ async def test_bash_runs_in_each_session_and_sees_its_files(manager: Manager) ->
     await alice.open(language="javascript")
     await alice.run("require('fs').writeFileSync('x', 'from node')", "javascript")
     assert (await alice.run("cat x", "bash")).stdout.text == "from node"
-    with pytest.raises(InvalidRequest, match="which runs javascript, bash"):
+    with pytest.raises(InvalidRequest, match="which runs javascript, typescript, bash"):
         await alice.run("1", "python")
 
 
