@@ -115,11 +115,16 @@ async def plot(stage: Stage) -> str:
 async def endless_loop(stage: Stage) -> str:
     answer = await _stopped(stage, programs.ENDLESS, 1.0)
     wall = answer.result["usage"]["wall_seconds"]
-    after = await stage.run("import os; print(os.listdir())")
+    told = answer.result["session"]["state"]
+    claim(told in ("kept", "reset"), "the result tells what became of the variables", told)
+    after = await stage.run("import os; print('sales' in globals(), os.listdir())")
     claim("sales.csv" in after.result["stdout"], "files outlive it", after.result["stdout"])
+    kept = after.result["stdout"].startswith("True")
+    claim(kept == (told == "kept"), "what the result told of the variables is true", after.result["stdout"])
     return (
         f"allowed 1 s, stopped after {wall:.3f} s, back here after {answer.seconds:.3f} s; "
-        "its variables are gone and the result says so, its files are kept"
+        + ("interrupted in time, so its variables are kept" if kept else "killed, so its variables are gone")
+        + ", the result says so; its files are kept"
     )
 
 
