@@ -69,3 +69,11 @@ wait_for_engine() {
         sleep 0.5
     done
 }
+
+# runs NAME PIDFILE: whether the process that the file names is that daemon. By its program, not by its number:
+# after a crash that may be somebody else's, or a zombie's, which has a name but no program any more.
+runs() {
+    local pid
+    pid="$(as_root cat "$2" 2>/dev/null)" || return 1
+    [ "$(basename "$(as_root readlink "/proc/$pid/exe" 2>/dev/null)")" = "$1" ]
+}

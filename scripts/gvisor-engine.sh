@@ -13,8 +13,7 @@ shift 2
 [ "${#DIR}" -le 60 ] || die "$DIR is too long for a socket's path"
 HOST="unix://$DIR/docker.sock"
 
-# By name too: after a crash or a restart of the machine the number may be somebody else's.
-alive() { [ -f "$DIR/$1.pid" ] && grep -qx "$1" "/proc/$(cat "$DIR/$1.pid")/comm" 2>/dev/null; }
+alive() { runs "$1" "$DIR/$1.pid"; }
 
 # spawn NAME COMMAND...: in a session of its own, its pid in NAME.pid and its output in NAME.log
 spawn() {

@@ -109,12 +109,9 @@ start_engine() {
     die "dockerd does not start (the end of $log is above)" "start a Docker Engine and run this again"
 }
 
-# A dockerd that was killed leaves its pid behind. Once that number belongs to another process, the next
-# dockerd believes that it runs already.
+# A dockerd that was killed leaves its pid behind, and the next one may believe that it runs already.
 forget_the_dead() {
-    local name="$1" file="$2"
-    as_root test -f "$file" || return 0
-    grep -qx "$name" "/proc/$(as_root cat "$file")/comm" 2>/dev/null || as_root rm -f "$file"
+    runs "$1" "$2" || as_root rm -f "$2"
 }
 
 start_by_hand() {
