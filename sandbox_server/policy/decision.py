@@ -1,0 +1,75 @@
+"""What is asked of the policy, and what it answers: plain values, logged and explained as they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+Effect = Literal["allow", "deny", "ask"]
+Json = None | bool | int | float | str | tuple["Json", ...] | Mapping[str, "Json"]
+
+NOTHING: Mapping[str, Json] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks. `claims` are a verified token's; the local caller, who has none, is not `authenticated`."""
+
+    sub: str = "anonymous"
+    iss: str | None = None
+    client_id: str | None = None
+    claims: Mapping[str, Json] = NOTHING
+    authenticated: bool = False
+
+    @property
+    def key(self) -> str:
+        """What quotas and sessions go by: issuer and subject together."""
+        return f"{self.iss}#{self.sub}" if self.iss else self.sub
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A call in the words of its tool: the arguments as the caller sent them, already valid for its schema.
+
+    `tool` is a tool's name, or "egress" for a connection out of a sandbox (args: profile, host, port,
+    scheme, and where they can be seen method and path), "resource" (uri) or "prompt" (name).
+    """
+
+    tool: str
+    args: Mapping[str, Json] = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A number that holds for the call (bytes, seconds, counts), and where in the policy it comes from."""
+
+    value: float | int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer, and why.
+
+    `rule` is the path of what decided (`roles.analyst.web.allow[gh-read]`, `floor.metadata_address`,
+    `default`), `reason` a code for programs (`web.no_rule`, `sql.forbidden_node`), `message` and `hint`
+    are for people and models; `nearest` says what would have been allowed. `would_deny` is set where the
+    policy only observes: then `effect` is allow, and rule and reason are those of the denial. `canonical`
+    is what was judged: the rebuilt URL, the re-serialised SQL, the normal path. `grant` is what the
+    enforcement needs of the rule that allowed: a type of `policy/grants.py`, never serialised.
+    """
+
+    effect: Effect
+    rule: str
+    reason: str
+    message: str
+    revision: str
+    hint: str = ""
+    nearest: str = ""
+    would_deny: bool = False
+    canonical: Mapping[str, Json] = NOTHING
+    limits: Mapping[str, Limit] = MappingProxyType({})
+    trace: tuple[str, ...] = ()
+    grant: object = field(default=None, compare=False, repr=False)
