@@ -23,7 +23,11 @@ class WebLimits:
     redirects: int = 5
     request_body: int = 64 * 1024
     min_rate: int = 100
-    """Bytes a second that a response must come with after its first 5 seconds."""
+    """Bytes a second that a response must come with after its first `grace` seconds."""
+    grace: float = 5.0
+    header_lines: int = 100
+    shown: int = 256 * 1024
+    """Of the decoded body (or the markdown made of it), in a result."""
 
 
 @dataclass(frozen=True, slots=True)
