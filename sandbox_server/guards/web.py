@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
 
@@ -37,7 +37,7 @@ class WebGrant:
 
     rule: str
     addresses: tuple[Network, ...] = ()
-    inject: Mapping[str, str] = MappingProxyType({})
+    inject: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     limits: WebLimits = WebLimits()
     rate: tuple[int, float] | None = None
 
@@ -51,7 +51,7 @@ class EgressGrant:
     addresses: tuple[Network, ...] = ()
     opaque: bool = False
     terminate: bool = False
-    inject: Mapping[str, str] = MappingProxyType({})
+    inject: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
