@@ -89,5 +89,3 @@ async def open_station(lab: Lab) -> AsyncIterator[Station]:
         yield Station(lab, connection)
     finally:
         await lab.manager.close_connection(connection)
-
-
