@@ -11,6 +11,7 @@ import httpx2
 from anyio.abc import SocketAttribute, SocketStream
 
 from bench.context import Bench
+from bench.report import Row
 from bench.stats import Samples
 from sandbox_server.access.http.client import Client
 from sandbox_server.access.http.models import WebRequest
@@ -34,6 +35,23 @@ class Loopback:
 
 def judge(method: str, url: Url, size: int) -> WebGrant:
     return _GRANT
+
+
+async def measure(bench: Bench) -> None:
+    bench.say("web_api's client beside a bare httpx2 call")
+    bare, guarded = await overhead(bench.times(500, 50))
+    extra = guarded.p50 - bare.p50
+    bench.rows += [
+        Row.of("httpx2: GET on loopback", bare),
+        Row.of(
+            "web_api's client: the same, judged",
+            guarded,
+            target="guards <= 1 ms p50",
+            ratio=extra / TARGET,
+            bound=1.0,
+            note=f"{1000 * extra:+.2f} ms",
+        ),
+    ]
 
 
 async def overhead(count: int) -> tuple[Samples, Samples]:
