@@ -20,7 +20,6 @@ from sandbox_server.access.egress.answers import refusal
 from sandbox_server.access.egress.connection import HEAD_SECONDS, Connection, Story
 from sandbox_server.access.egress.models import Connect, Refused, Scheme
 from sandbox_server.access.egress.streams import CHUNK, flat
-from sandbox_server.errors import SandboxServerError
 from sandbox_server.guards.urls import Url, UrlRefused, parse_url
 from sandbox_server.guards.web import EgressGrant
 
@@ -95,6 +94,8 @@ class Exchange:
     async def _one(self, request: h11.Request, story: Story) -> None:
         try:
             url = self._url(request)
+            if request.http_version not in (b"1.0", b"1.1"):
+                raise Refused("only HTTP/1.1 and HTTP/1.0 are taken", status=505)
             heads.check_framing(list(request.headers))
             if heads.wants_upgrade(list(request.headers)):
                 raise Refused(
@@ -149,7 +150,8 @@ class Exchange:
             found = {name: self._connection.gateway.secrets(secret) for name, secret in grant.inject.items()}
             for value in found.values():
                 value.encode("latin-1")
-        except (SandboxServerError, UnicodeEncodeError):
+        except Exception:
+            # Whatever it was: without its secret the request is another one, and the error may hold it.
             raise Refused(
                 "a secret of this rule is not there", rule=grant.rule, hint="tell the operator", status=502
             ) from None
@@ -285,6 +287,8 @@ class _Forward:
                 return
 
     def _check(self, response: h11.Response) -> None:
+        if sum(len(name) + len(value) + 4 for name, value in response.headers) > MAX_HEAD:
+            raise _broken("its head is too long")
         codings = heads.values(response.headers, b"content-encoding")
         if self._mask and codings not in ([], [b"identity"]):
             raise _broken("the answer is compressed although that was not asked for")

@@ -14,5 +14,8 @@ from tests.access.egress.world import World
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with anyio.create_task_group() as tasks:
-        yield World(tasks, tmp_path)
+        world = World(tasks, tmp_path)
+        yield world
         tasks.cancel_scope.cancel()
+    for listener in world.listeners:
+        await listener.aclose()

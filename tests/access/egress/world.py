@@ -88,6 +88,7 @@ class World:
     records: list[ConnectionRecord] = field(default_factory=list)
     listening: set[int] = field(default_factory=set)
     broken: Exception | None = None
+    listeners: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.public = Authority.load(self.directory / "public")
@@ -136,6 +137,7 @@ class World:
         origin = Origin(listener.extra(SocketAttribute.local_port), **changes)
         if tls:
             listener = TLSListener(listener, self.public.context(tls), standard_compatible=False)
+        self.listeners.append(listener)
         self.tasks.start_soon(listener.serve, origin.serve)
         return origin
 
@@ -150,7 +152,7 @@ class World:
                 await (outlet or self.outlet).serve(stream)
             done.set()
 
-        async with anyio.create_task_group() as tasks:
+        async with listener, anyio.create_task_group() as tasks:
             tasks.start_soon(listener.serve, serve)
             port = listener.extra(SocketAttribute.local_port)
             with anyio.fail_after(20):
@@ -158,7 +160,6 @@ class World:
                     yield stream
                 await done.wait()
             tasks.cancel_scope.cancel()
-        await listener.aclose()
 
     async def say(self, data: bytes, outlet: Outlet | None = None) -> bytes:
         """All that comes back until the proxy closes the connection."""
