@@ -11,7 +11,8 @@ THE WIRE, protocol 1. Our stdin and stdout carry frames, both ways:
 
     frame = length:u32 type:u8 channel:u32 payload         (big-endian; length counts the payload)
 
-Channel 0 is control; the host numbers the others and never uses a number twice.
+Channel 0 is control; the host numbers the others and never uses a number twice. From 2**31 on they are ours
+(tunnels), in ascending order.
 
     host -> runner                                 runner -> host
      1 SETUP  0 {"preload": [module...]}            16 HELLO  0 {"protocol": 1}
@@ -21,18 +22,24 @@ Channel 0 is control; the host numbers the others and never uses a number twice.
      4 END    n no more DATA                        20 SIDE   n records: kind:u8 length:u32 body
      5 CREDIT n amount:u32                           5 CREDIT n amount:u32
      6 CANCEL n kill it now                         21 CLOSE  n {...}, exactly one, the channel's last
-     7 INTERRUPT n stop the cell, keep its state
+     7 INTERRUPT n stop the cell, keep its state    22 ACCEPT t a connection for the way out: a new tunnel
 
 HELLO comes first; SETUP answers it; READY follows once the preload is imported and the process of
 the first run is forked.
 Flow control: each direction of a channel starts with a window of 256 KiB for DATA, or for
 STDOUT, STDERR and SIDE together; CREDIT enlarges it. Who has no credit left does not send,
 which holds the program back through its full pipe. Frames from the runner are at most 64 KiB.
+Tunnels: while a run with `egress` goes on, we listen on 127.0.0.1, and each connection is a channel that
+starts with ACCEPT. DATA and END (a half-close) go both ways, with windows of 64 KiB. CLOSE is our last word
+and CANCEL the host's, after which what it had sent still goes out; a tunnel counts until both were said. All
+end with the run, before its CLOSE.
 
 Operations (OPEN):
   {"op": "ping"}                      CLOSE {"ok": true}
   {"op": "reset"}                     CLOSE {"ok": bool}: whether it is proved that of all runs nothing
                                       is left, kept interpreters included; files stay
+  {"op": "trust", "pem": ...}         CLOSE {"ok": true} or as for write
+                                      Certificates, for the programs of all runs with `egress` from now on.
   {"op": "write", "path": "a/b.csv", "append": false, "at": int|null, "mode": int|null}, then DATA... END
                                       CLOSE {"ok": true, "size": n} or
                                             {"ok": false, "error": "ENOSPC", "message": ...}
@@ -42,12 +49,13 @@ Operations (OPEN):
        CLOSE as for write, with its facts. CANCEL ends it without a trace; _file_ops.py has the details.
   {"op": "process", "do": ...}        a background process, while a run goes on or not: see _background.py
   {"op": "run", "mode": "fork"|"spawn", "code": ..., "args": [...], "cpu": seconds|null,
-   "stdin": bool, "keep": bool, "driver": null|"python"|"node"|"bash",
+   "stdin": bool, "keep": bool, "driver": null|"python"|"node"|"bash", "egress": null|{"tunnels": n},
    "file": "main.py", "out": "main", "build": [...], "argv": ["/usr/bin/node", "{file}"]}
        fork:  the code runs in a fork of this interpreter.
        spawn: the code is written to a file and argv is executed; {file} and {out} in it become paths.
        With keep, the driver's interpreter runs the code as a cell and stays, so that variables live on
        in the next one; there is one interpreter for each driver.
+       With egress, the environment of its processes has HTTP_PROXY and its like, and of who trusts what.
        With build, that is executed first, under the same limits and with its output on stderr. If it
        fails the run ends there; if not, what it left running is killed before the program starts.
        INTERRUPT sends SIGINT to all of a cell, once; an interpreter that then ends it in time is kept.
@@ -84,6 +92,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import _accounting as accounting
 import _artifacts as artifacts
+import _egress as egress
 import _files as files
 import _processes as processes
 import _trees as trees
@@ -114,6 +123,9 @@ class Supervisor:
         self.ahead = None
         self.ended = set()
         self.statuses = {}
+        self.egress_port = 0
+        self.next_tunnel = wire.FIRST_TUNNEL
+        self.trusted = None
         self.artifacts = artifacts.Artifacts()
         self.background = Background(self)
         self.poll.register(wire_in, select.POLLIN)
@@ -254,10 +266,19 @@ class Supervisor:
             self.background.clear()
             self.close(number, {"ok": self.kill_interpreters()})
             self.ended.clear()  # who asked for it knows
+        elif op == "trust":
+            self.close(number, self._trust(request["pem"]))
         elif op == "ping":
             self.close(number, {"ok": True})
         else:
             self.close(number, {"ok": False, "error": "EINVAL", "message": "unknown operation"})
+
+    def _trust(self, pem):
+        try:
+            self.trusted = egress.trust(pem)
+        except OSError as error:
+            return files.failure(error)
+        return {"ok": True}
 
     # --- what channels call
 

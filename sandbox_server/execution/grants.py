@@ -15,7 +15,8 @@ class Grant:
     names none, and the most that a caller may ask for.
 
     `widest` is the most that a session made for it may have of memory, cpus, pids and
-    workspace; None: what the profile has.
+    workspace; None: what the profile has. `egress` names the way out that its runs get; None: there is
+    none.
     """
 
     language: Language
@@ -23,6 +24,7 @@ class Grant:
     defaults: RunLimits = field(default_factory=RunLimits)
     ceiling: RunLimits = field(default_factory=RunLimits)
     widest: SandboxLimits | None = None
+    egress: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,8 +93,9 @@ class Exit:
     wall: float
 
 
-def encode_run(job: Job) -> bytes:
-    """The payload of its OPEN. Raises LimitExceeded if it is too large to send."""
+def encode_run(job: Job, *, tunnels: int = 0) -> bytes:
+    """The payload of its OPEN, with as many tunnels at once as it may have. Raises
+    LimitExceeded if it is too large to send."""
     request = {
         "op": "run",
         "mode": job.mode,
@@ -108,6 +109,7 @@ def encode_run(job: Job) -> bytes:
         "driver": job.driver,
         "build": list(job.build),
         "out": job.out,
+        "egress": {"tunnels": tunnels} if tunnels else None,
     }
     message = json.dumps(request, separators=(",", ":")).encode()
     # The runner would take a longer frame for nonsense and end.
@@ -138,4 +140,12 @@ def put_error(file: InputFile, report: PutReport) -> SandboxServerError:
         )
     return InvalidRequest(
         f"file {name} can't be written: {report.message}", hint="nothing was run; use another path"
+    )
+
+
+def trust_error(report: PutReport) -> SandboxServerError:
+    """What a refusal to take certificates means to the caller."""
+    return LimitExceeded(
+        f"the certificates for the way out can't be written to /tmp: {report.message}",
+        hint="nothing was run; make room in /tmp",
     )

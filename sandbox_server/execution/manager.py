@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup
 from sandbox_server.engines.base import Engine
 from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import (
+    ConfigError,
     EngineUnavailable,
     InvalidRequest,
     SandboxLost,
@@ -24,6 +25,7 @@ from sandbox_server.errors import (
 from sandbox_server.execution.api import Caller, Caps, OnEvent
 from sandbox_server.execution.background import ProcessDesk
 from sandbox_server.execution.desk import SessionDesk, in_turn
+from sandbox_server.execution.egress import Egress, EgressAccess, Outlet
 from sandbox_server.execution.file_desk import FileDesk
 from sandbox_server.execution.file_models import FileAnswer, FileOperation
 from sandbox_server.execution.grants import Grant, Sizing
@@ -60,7 +62,12 @@ class Manager:
     `store` keeps what runs leave behind; the manager enters it. None: a temporary one."""
 
     def __init__(
-        self, engine: Engine, grants: Mapping[str, Grant], sizing: Sizing, store: Store | None = None
+        self,
+        engine: Engine,
+        grants: Mapping[str, Grant],
+        sizing: Sizing,
+        store: Store | None = None,
+        egress: Egress | None = None,
     ) -> None:
         self._engine = engine
         self._grants = dict(grants)
@@ -76,6 +83,7 @@ class Manager:
         self._resources = Resources(self._store, self._desk.registry)
         self._stack = AsyncExitStack()
         self._swept = False
+        self._egress = egress
 
     # --- life
 
@@ -223,6 +231,18 @@ class Manager:
             raise InvalidRequest("code is empty", hint="send the program to run")
         return grant
 
+    def _outlet(self, sandbox: Sandbox, request: RunRequest, grant: Grant, caller: Caller) -> Outlet | None:
+        """The way out of a run. Raises ConfigError if it should have one that there is not."""
+        profile = request.egress or grant.egress
+        if profile is None:
+            return None
+        if self._egress is None:
+            raise ConfigError(
+                f"the policy grants the egress profile '{profile}', but this server lets nothing out",
+                hint="nothing was run; the operator must set up egress or take it out of the policy",
+            )
+        return sandbox.outlet(self._egress, EgressAccess(profile, caller.principal))
+
     # --- one-shot
 
     async def _run_once(
@@ -232,7 +252,8 @@ class Manager:
         async with leftovers(self._store, caller) as left:
             try:
                 capture = capture_for(request.limits, left.overflow)
-                exit = await sandbox.run(job_for(request, grant, keep=False), capture, on_event)
+                outlet = self._outlet(sandbox, request, grant, caller)
+                exit = await sandbox.run(job_for(request, grant, keep=False), capture, on_event, outlet)
                 files = await left.keep_files(sandbox, exit)
             finally:
                 self._pools.discard(sandbox)
@@ -288,7 +309,9 @@ class Manager:
             capture = capture_for(request.limits, left.overflow)
             session.used = time.monotonic()
             try:
-                exit = await sandbox.run(job_for(request, grant, keep=driver is not None), capture, on_event)
+                job = job_for(request, grant, keep=driver is not None)
+                outlet = self._outlet(sandbox, request, grant, caller)
+                exit = await sandbox.run(job, capture, on_event, outlet)
                 files = await session_files(sandbox, exit, session.id)
             except BaseException:
                 self._interrupted(session, sandbox)

@@ -53,7 +53,8 @@ class InputFile:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """One execution. `code` may hold any text that encodes to UTF-8 without NUL."""
+    """One execution. `code` may hold any text that encodes to UTF-8 without NUL. `egress` is the way out that
+    the policy gives this run instead of its language's; None: the language's."""
 
     language: str
     code: str
@@ -61,6 +62,7 @@ class RunRequest:
     stdin: bytes = b""
     files: tuple[InputFile, ...] = ()
     limits: RunLimits = field(default_factory=RunLimits)
+    egress: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
