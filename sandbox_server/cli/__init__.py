@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sandbox_server import __version__
+from sandbox_server.cli.audit import commands as audit
 from sandbox_server.cli.doctor import doctor
 from sandbox_server.cli.failures import Options, report
 from sandbox_server.cli.images import commands as images
@@ -37,6 +38,7 @@ def _commands() -> typer.Typer:
     commands.command()(serve)
     commands.command()(run)
     commands.add_typer(images(), name="images")
+    commands.add_typer(audit(), name="audit")
     commands.command()(doctor)
     commands.command()(version)
     return commands
