@@ -47,3 +47,5 @@ class Verdict:
     detail: str = field(default="", compare=False)
     rule: str = ""
     """Which of the rules decided: `relations.deny[1]`, `functions`, `` for none."""
+    parameters: tuple[str, ...] = ()
+    """The named parameters (`:name`) of `sql`, each once, in the order of their first use."""
