@@ -8,6 +8,27 @@ cd "$ROOT"
 # The official conformance suite and the Inspector come from npm.
 command -v npm >/dev/null || apt_install npm || die "npm could not be installed (above)" "install Node.js with npm"
 
+# The tests start database servers of their own. Debian's packages would start one, too, when installed, on the
+# machine's ports: the policy forbids it for the time of the installation, unless the machine has its own.
+install_databases() {
+    local policy=/usr/sbin/policy-rc.d ours=no status=0
+    if ! [ -e "$policy" ]; then
+        ours=yes
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+        as_root chmod 755 "$policy"
+    fi
+    apt_install postgresql mariadb-server || status=1
+    [ "$ours" = no ] || as_root rm -f "$policy"
+    return "$status"
+}
+
+databases_are_there() {
+    compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null && PATH="$PATH:/usr/sbin" command -v mariadbd >/dev/null
+}
+
+databases_are_there || install_databases || die "PostgreSQL and MariaDB could not be installed (above)" \
+    "install the packages postgresql and mariadb-server"
+
 DIR=/var/lib/sandbox-gvisor
 LOCK="${TMPDIR:-/tmp}/sandbox-gvisor-$(id -u).lock"
 RESULTS="$(mktemp)"

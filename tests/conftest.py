@@ -13,6 +13,7 @@ from sandbox_server.engines.base import Owner
 from sandbox_server.engines.docker import DockerEngine
 from sandbox_server.errors import EngineUnavailable
 from sandbox_server.images.recipes import tag_of
+from tests.databases import mariadb, postgres  # noqa: F401  (fixtures)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

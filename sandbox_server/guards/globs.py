@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class PathGlob:
-    """`*` is a part of a segment, or a whole one that is not empty; `**` is any number of segments, also none.
+    """`*` is a part of a segment, or a whole one that is not empty; `**` any number of segments, also none.
 
     `/repos/*/issues`, `/repos/**`, `/files/*.json`. Globs match whole paths, letter by letter.
     """

@@ -20,7 +20,7 @@ githubusercontent.com gitlab.io glitch.me googleapis.com googleusercontent.com g
 herokuapp.com home.arpa hopto.org hosted.app in-addr.arpa ip6.arpa js.org lambda-url.amazonaws.com
 lhr.life loca.lt localtunnel.me myshopify.com netlify.app ngrok-free.app ngrok.app ngrok.dev
 ngrok.io nip.io no-ip.org now.sh on.aws onmicrosoft.com onrender.com pages.dev pipedream.net
-pythonanywhere.com r2.dev railway.app readthedocs.io render.com repl.co replit.app replit.dev
+pythonanywhere.com r2.dev railway.app render.com repl.co replit.app replit.dev
 run.app s3.amazonaws.com serveo.net sharepoint.com sslip.io storage.googleapis.com streamlit.app
 supabase.co surge.sh svc.cluster.local translate.goog trycloudflare.com uk.com unpkg.com us.com
 vercel.app vercel.dev vercel.sh web.app webflow.io windows.net wordpress.com workers.dev xip.io

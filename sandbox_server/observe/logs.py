@@ -65,7 +65,7 @@ def setup_logs(level: Level = "info", *, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for chatty in ("urllib3", "docker", "asyncio", "uvicorn.access", "mcp"):
+    for chatty in ("urllib3", "docker", "asyncio", "uvicorn.access", "mcp", "httpcore2", "httpx2"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
 
 

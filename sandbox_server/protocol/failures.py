@@ -12,7 +12,7 @@ from typing import Any
 import mcp_types as types
 import structlog
 
-from sandbox_server.errors import Busy, PolicyDenied, SandboxServerError
+from sandbox_server.errors import Busy, PolicyDenied, SandboxServerError, UpstreamFailed
 from sandbox_server.protocol.text import visible
 
 log = structlog.get_logger(__name__)
@@ -39,6 +39,8 @@ def tool_error(error: SandboxServerError) -> types.CallToolResult:
         facts["retry_after"] = error.retry_after
     if isinstance(error, PolicyDenied):
         facts["rule"] = visible(error.rule)
+    if isinstance(error, UpstreamFailed):
+        facts["reason"] = error.reason
     return _error_result(facts)
 
 
