@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel
 
-from sandbox_server.policy.decide import decide
 from sandbox_server.policy.decision import Decision
+from sandbox_server.policy.effective import Effective
+from sandbox_server.policy.engine import decide
 from sandbox_server.policy.models import Policy
 from sandbox_server.policy.records import recorded
 from sandbox_server.policy.roles import closure
@@ -19,7 +20,7 @@ from sandbox_server.policy.units import Rate, quantity_text, rate_text
 
 @dataclass(frozen=True, slots=True)
 class RoleDiff:
-    """In words: `web GET https://api.github.com/repos/acme/**`; a limit as `code.defaults.wall: 10s -> 60s`."""
+    """In words: `web GET https://api.github.com/repos/acme/**`; a limit as `python.wall: 10s -> 60s`."""
 
     gains: tuple[str, ...] = ()
     loses: tuple[str, ...] = ()
@@ -60,19 +61,18 @@ class Replay:
     changed: list[Changed] = field(default_factory=list)
 
 
-def diff(old: PolicyFile, new: PolicyFile) -> Diff:
+def diff(old: Policy, new: Policy) -> Diff:
     roles = {}
-    for name in dict.fromkeys((*old.roles, *new.roles)):
+    for name in dict.fromkeys((*old.file.roles, *new.file.roles)):
         before, after = _Has(old, name), _Has(new, name)
         found = RoleDiff(
-            gains=tuple(after.grants - before.grants), loses=tuple(before.grants - after.grants), changes=()
-        )
-        found = RoleDiff(
-            tuple(sorted(found.gains)), tuple(sorted(found.loses)), tuple(_moved(before.numbers, after.numbers))
+            tuple(sorted(after.grants - before.grants)),
+            tuple(sorted(before.grants - after.grants)),
+            tuple(_moved(before.numbers, after.numbers)),
         )
         if found != RoleDiff():
             roles[name] = found
-    return Diff(roles, tuple(_whole(old, new)))
+    return Diff(roles, tuple(_whole(old.file, new.file)))
 
 
 def replay(old: Policy, new: Policy, entries: Iterable[Mapping[str, object]]) -> Replay:
@@ -99,9 +99,7 @@ def replay(old: Policy, new: Policy, entries: Iterable[Mapping[str, object]]) ->
                 after.rule,
             )
             seen[change] = seen.get(change, 0) + 1
-    found.changed = [
-        Changed(c.principal, c.tool, c.resource, c.before, c.after, c.rule, count) for c, count in seen.items()
-    ]
+    found.changed = [replace(change, count=count) for change, count in seen.items()]
     return found
 
 
@@ -118,16 +116,16 @@ def _resource(decision: Decision, args: Mapping[str, Any]) -> str:
 
 
 class _Has:
-    """What a role has, with all that it inherits, in words."""
+    """What a role has, with all that it inherits, in words; and its numbers, as they come out."""
 
-    def __init__(self, file: PolicyFile, name: str) -> None:
+    def __init__(self, policy: Policy, name: str) -> None:
         self.grants: set[str] = set()
         self.numbers: dict[str, str] = {}
-        for each in closure(file, (name,)):
-            role = file.roles[each]
-            self.grants.update(_grants(file, role))
-            for key, text in _numbers(role):
-                self.numbers.setdefault(key, text)
+        if name not in policy.file.roles:
+            return
+        for each in closure(policy.file, (name,)):
+            self.grants.update(_grants(policy.file, policy.file.roles[each]))
+        self.numbers.update(_numbers(policy.compiled.effective((name,))))
 
 
 def _grants(file: PolicyFile, role: Role) -> Iterator[str]:
@@ -137,8 +135,6 @@ def _grants(file: PolicyFile, role: Role) -> Iterator[str]:
     if role.code:
         yield from (f"language {name}" for name in role.code.languages)
         yield from (f"package {glob}" for glob in role.code.packages)
-        if role.code.runtime == "runc":
-            yield "runtime runc"
         profile = file.egress.profiles.get(role.code.egress or "")
         if profile:
             yield from _hosts("egress", profile)
@@ -166,8 +162,12 @@ def _hosts(what: str, section: Any) -> Iterator[str]:
             ]
             yield from (f"{_prefix(rule, denies=denies)}{what} {m} {w}" for m in methods for w in where)
             if not denies:
-                yield from (f"{what} opens {network} to {host}" for network in rule.addresses for host in rule.hosts)
-                yield from (f"{what} secret in {header} for {host}" for header in rule.inject for host in rule.hosts)
+                yield from (
+                    f"{what} opens {network} to {host}" for network in rule.addresses for host in rule.hosts
+                )
+                yield from (
+                    f"{what} secret in {header} for {host}" for header in rule.inject for host in rule.hosts
+                )
 
 
 def _prefix(rule: Any, *, denies: bool = False) -> str:
@@ -191,22 +191,24 @@ def _database(name: str, database: Any) -> Iterator[str]:
         yield f"database {name} changes without WHERE"
 
 
-def _numbers(role: Role) -> Iterator[tuple[str, str]]:
-    if role.code:
-        yield from _leaves("code.defaults", role.code.defaults)
-        for name, rule in role.code.languages.items():
-            yield from _leaves(f"code.languages.{name}", rule)
-        for key in ("runtime", "seccomp", "egress"):
-            if (value := getattr(role.code, key)) is not None:
-                yield f"code.{key}", str(value)
-    yield from _leaves("quotas", role.quotas)
-    if role.files and role.files.max_file is not None:
-        yield "files.max_file", quantity_text("memory", role.files.max_file)
-    if role.web:
-        yield from _leaves("web.limits", role.web.limits)
-    for name, database in role.databases.items():
-        yield from _leaves(f"databases.{name}.limits", database.limits)
-        yield f"databases.{name}.max_affected", str(database.max_affected)
+def _numbers(granted: Effective) -> Iterator[tuple[str, str]]:
+    for language, each in granted.languages.items():
+        for key, limit in each.limits.items():
+            yield f"{language}.{key}", quantity_text(key, limit.value)
+        profile = each.grant.profile
+        yield f"{language}.image", profile.image
+        yield f"{language}.runtime", profile.runtime
+        yield f"{language}.seccomp", each.seccomp
+    for key, limit in granted.quotas.items():
+        yield f"quotas.{key}", f"{limit.value:g}" + (f" in {limit.per:g}s" if limit.per else "")
+    if granted.files.max_file is not None:
+        yield "files.max_file", quantity_text("memory", granted.files.max_file)
+    if granted.web.allow.rules:
+        for key, limit in granted.web.sources.items():
+            yield f"web.{key}", f"{limit.value:g}"
+    for name, grants in granted.databases.items():
+        for key in ("rows", "bytes", "time", "max_affected"):
+            yield f"{name}.{key}", f"{max(getattr(grant, key) for grant in grants):g}"
 
 
 def _leaves(at: str, model: BaseModel) -> Iterator[tuple[str, str]]:
@@ -240,9 +242,9 @@ def _whole(old: PolicyFile, new: PolicyFile) -> Iterator[str]:
     yield from _listed("principals", _principals(old), _principals(new))
     yield from _listed("resources", [r.api.name for r in old.resources], [r.api.name for r in new.resources])
     for name in old.egress.profiles.keys() & new.egress.profiles.keys():
-        before, after = old.egress.profiles[name], new.egress.profiles[name]
         keys = ("bytes_out", "bytes_in", "tunnels", "idle", "total")
-        pairs = [({k: _text(k, getattr(p, k)) for k in keys}) for p in (before, after)]
+        profiles = (old.egress.profiles[name], new.egress.profiles[name])
+        pairs = [{key: _text(key, getattr(profile, key)) for key in keys} for profile in profiles]
         yield from (f"egress.profiles.{name}.{line}" for line in _moved(*pairs))
 
 

@@ -60,7 +60,9 @@ def _without_bounds(node: object) -> None:
         if node.get("type") == "string" or "anyOf" in node:
             for key in ("minimum", "maximum", "ge", "le"):
                 node.pop(key, None)
-        if isinstance(node.get("default"), int | float | dict | list) and not isinstance(node["default"], bool):
+        if isinstance(node.get("default"), int | float | dict | list) and not isinstance(
+            node["default"], bool
+        ):
             del node["default"]
         for value in node.values():
             _without_bounds(value)

@@ -154,7 +154,11 @@ def _wider_host(text: str) -> str:
     if text.startswith("@"):
         return ""
     pattern = HostPattern.parse(text)
-    above = pattern.host if not pattern.wildcard and pattern.host.count(".") == 1 else pattern.host.partition(".")[2]
+    above = (
+        pattern.host
+        if not pattern.wildcard and pattern.host.count(".") == 1
+        else pattern.host.partition(".")[2]
+    )
     port = "" if pattern.port is None else f":{pattern.port}"
     try:
         return str(HostPattern.parse(f"*.{above}{port}"))

@@ -72,7 +72,7 @@ def recorded(entry: Mapping[str, object]) -> tuple[Principal, Request] | None:
         sub=_text(who.get("sub")) or "anonymous",
         iss=_text(who.get("iss")),
         client_id=_text(who.get("client_id")),
-        claims=_frozen(claims) if isinstance(claims, Mapping) else {},
+        claims=frozen(claims) if isinstance(claims, Mapping) else {},
         authenticated=who.get("authenticated") is True,
     )
     request = _unmasked(tool, args)
@@ -90,13 +90,14 @@ def _unmasked(tool: str, args: Mapping[str, object]) -> Request | None:
     return Request(tool, found)
 
 
-def _frozen(value: Mapping[str, object]) -> dict[str, Json]:
+def frozen(value: Mapping[str, object]) -> dict[str, Json]:
+    """Parsed JSON as the values that requests and claims are made of."""
     return {str(name): _frozen_value(each) for name, each in value.items()}
 
 
 def _frozen_value(value: object) -> Json:
     if isinstance(value, Mapping):
-        return _frozen(value)
+        return frozen(value)
     if isinstance(value, list | tuple):
         return tuple(_frozen_value(each) for each in value)
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -1,4 +1,4 @@
-"""Runs a policy's own tests: which fail, which rules none of them reaches, and which mistakes they would miss."""
+"""Runs a policy's own tests: which fail, which rules none of them reaches, which mistakes they would miss."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sandbox_server.policy.cases import Case
-from sandbox_server.policy.decide import decide
 from sandbox_server.policy.decision import Decision
 from sandbox_server.policy.effective import rules_of
+from sandbox_server.policy.engine import decide
 from sandbox_server.policy.models import Policy
 from sandbox_server.policy.mutants import mutants
 
@@ -66,7 +66,9 @@ def run_cases(policy: Policy, cases: Iterable[tuple[str, Case]]) -> list[Outcome
 
 
 def coverage(policy: Policy, outcomes: Iterable[Outcome]) -> Coverage:
-    every = dict.fromkeys(rule for role in policy.file.roles for rule in rules_of(policy.compiled.effective((role,))))
+    every = dict.fromkeys(
+        rule for role in policy.file.roles for rule in rules_of(policy.compiled.effective((role,)))
+    )
     hit = {rule for outcome in outcomes for rule in _touched(outcome.decision)}
     return Coverage(
         tuple(rule for rule in every if rule in hit), tuple(rule for rule in every if rule not in hit)

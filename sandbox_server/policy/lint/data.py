@@ -128,8 +128,7 @@ def _database(path: Path, database: Database) -> Iterator[Finding]:
 
 def _functions(path: Path, database: Database) -> Iterator[Finding]:
     for index, function in enumerate(database.functions.allow):
-        plain = function.lower().rpartition(".")[2]
-        if any(names_cover(glob, plain) for glob in _DANGEROUS):
+        if dangerous(function):
             yield Finding(
                 "dangerous-function",
                 "error",
@@ -160,3 +159,9 @@ def _names(path: Path, allows: Sequence[str], denies: Sequence[str]) -> Iterator
     )
     if len(allows) * len(denies) <= _MOST_COMPARED**2:
         yield from (_needless((*path, "deny", i)) for i, deny in enumerate(denies) if not meets(deny))
+
+
+def dangerous(function: str) -> bool:
+    """Whether a function of this name, in some database, does more than compute."""
+    plain = function.lower().rpartition(".")[2]
+    return any(names_cover(glob, plain) for glob in _DANGEROUS)
