@@ -123,10 +123,12 @@ def _hold(request, token, fds):
         signal.pause()
 
 
-def execute(argv):
+def execute(argv, search=False):
     """Become `argv`, with the signals that Python changes as programs expect them."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
+    if search:
+        os.execvp(argv[0], argv)
     os.execv(argv[0], argv)
 
 

@@ -31,12 +31,15 @@ DISPLAY_LIMIT = 8 * 1024 * 1024
 OURS = (
     "_accounting",
     "_artifacts",
+    "_background",
     "_files",
     "_interpreters",
     "_processes",
     "_python",
     "_rich",
+    "_ring",
     "_run",
+    "_trees",
     "_wire",
 )
 TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT

@@ -42,19 +42,29 @@ class Run:
         self.pipes = {}
         self.drained = 0
         self.cpu_limit = request.get("cpu")
-        self.cpu_start = accounting.cpu_us()
-        self.oom_start = accounting.oom_kills()
+        self.cpu_start = supervisor.cpu_us()
+        self.oom_start = supervisor.background.oom_kills_of_runs()
         self.full_start = files.full_file_systems()
         self.supervisor.artifacts.begin()
 
     # --- start
 
     def start(self):
-        self.theirs = self._make_pipes()
-        if self.building:
-            self._start_build()
-        else:
-            self._start_program()
+        try:
+            self.theirs = self._make_pipes()
+            if self.building:
+                self._start_build()
+            else:
+                self._start_program()
+        except processes.NoProcess:
+            self._refuse()
+
+    def _refuse(self):
+        """No process can be made: background processes have all that there may be."""
+        if not self.supervisor.background.roots():
+            raise
+        self.interpreter = None  # it was not asked to run anything, so it keeps its state
+        self._stop("no_process")
 
     def _start_build(self):
         """The compiler reads nothing, and all that it says goes to stderr; its limits are the run's."""
@@ -97,7 +107,10 @@ class Run:
             self._end()
             return
         self.building, self.pid, self.status = False, None, None
-        self._start_program()
+        try:
+            self._start_program()
+        except processes.NoProcess:
+            self._refuse()
 
     def _make_pipes(self):
         """Our ends go into self; returns theirs: stdin, stdout, stderr, side."""
@@ -118,7 +131,9 @@ class Run:
     def _start_cell(self):
         try:
             self._run_cell()
-        except OSError:
+        except OSError as error:
+            if self.supervisor.is_crowded(error):
+                raise
             self.supervisor.kill_interpreters()
             self._run_cell()
         self.pid = self.interpreter.pid
@@ -186,7 +201,7 @@ class Run:
         if self.building:
             self._stop("cancelled")
         else:
-            processes.interrupt(self.pid, self.supervisor.spared())
+            processes.interrupt(self.pid, self.supervisor.untouched())
 
     def _pump_stdin(self, _fd=None):
         if self.stdin is None:
@@ -265,7 +280,7 @@ class Run:
                     self._go_on()
                 else:
                     self._end()
-            elif self.cpu_limit and accounting.cpu_us() - self.cpu_start > self.cpu_limit * 1_000_000:
+            elif self.cpu_limit and self.supervisor.cpu_us() - self.cpu_start > self.cpu_limit * 1_000_000:
                 self._stop("cpu")
         if self.finished:
             self._drain()
@@ -305,7 +320,8 @@ class Run:
 
     def _result(self):
         exit_code, number = _decode(self.status)
-        cpu_us = max(0, accounting.cpu_us() - self.cpu_start)
+        cpu_us = max(0, self.supervisor.cpu_us() - self.cpu_start)
+        oom_kills = self.supervisor.background.settle_oom(self.oom_start)
         # The kernel's limit may have been faster than ours; a program may also kill itself so.
         if number == signal.SIGXCPU and self.cpu_limit and cpu_us > self.cpu_limit * 1_000_000:
             self.cause = "cpu"
@@ -315,7 +331,7 @@ class Run:
             "cause": self.cause,
             "cpu_us": cpu_us,
             "peak_memory": accounting.peak_memory(),
-            "oom_kills": accounting.oom_kills() - self.oom_start,
+            "oom_kills": oom_kills,
             "stage": "build" if self.building else "run",
             "full": [path for path in files.full_file_systems() if path not in self.full_start],
             "alone": self.alone,

@@ -40,6 +40,7 @@ Operations (OPEN):
   {"op": "read", ...}, and so list, search, edit (DATA: its edits), stat, create_dir, delete, move, copy:
        a file operation, while a run goes on or not. STDOUT is what it gives: bytes, or one JSON document.
        CLOSE as for write, with its facts. CANCEL ends it without a trace; _file_ops.py has the details.
+  {"op": "process", "do": ...}        a background process, while a run goes on or not: see _background.py
   {"op": "run", "mode": "fork"|"spawn", "code": ..., "args": [...], "cpu": seconds|null,
    "stdin": bool, "keep": bool, "driver": null|"python"|"node"|"bash",
    "file": "main.py", "out": "main", "build": [...], "argv": ["/usr/bin/node", "{file}"]}
@@ -51,9 +52,9 @@ Operations (OPEN):
        fails the run ends there; if not, what it left running is killed before the program starts.
        INTERRUPT sends SIGINT to all of a cell, once; an interpreter that then ends it in time is kept.
        One run at a time. When its main process ends, everything else that it started is
-       killed, what is left in its pipes is sent, and then comes
+       killed (but background processes), what is left in its pipes is sent, and then comes
        CLOSE {"exit_code": int|null, "signal": int|null,
-              "cause": null|"cancelled"|"cpu",      why we killed it, if we did
+              "cause": null|"cancelled"|"cpu"|"no_process",   why we killed it, or that none could be made
               "stage": "build"|"run",               how far it came
               "cpu_us": int|null, "peak_memory": bytes|null, "oom_kills": int,
               "full": [paths of file systems of which it has taken the last space or inode],
@@ -85,7 +86,9 @@ import _accounting as accounting
 import _artifacts as artifacts
 import _files as files
 import _processes as processes
+import _trees as trees
 import _wire as wire
+from _background import Background
 from _interpreters import Python
 from _run import Run, become
 
@@ -112,6 +115,7 @@ class Supervisor:
         self.ended = set()
         self.statuses = {}
         self.artifacts = artifacts.Artifacts()
+        self.background = Background(self)
         self.poll.register(wire_in, select.POLLIN)
         self.poll.register(self.wake, select.POLLIN)
 
@@ -122,21 +126,28 @@ class Supervisor:
         while True:
             self.out.flush()
             self._watch_wire_out()
-            timeout = CPU_CHECK_MS if self.run and self.run.needs_checks else None
-            for fd, _event in self.poll.poll(timeout):
+            for fd, _event in self.poll.poll(self._patience_ms()):
                 if fd == self.wire_in:
                     if not self._read_wire():
                         return
                 elif fd == self.wake:
                     processes.drain(self.wake)
                     self.end_who_moved()
+                    self.background.wake_keepers()
                 elif fd in self.readers:
                     self.readers[fd](fd)
                 elif fd in self.writers:
                     self.writers[fd](fd)
+            self.background.breathe()
             self._note(processes.reap())
             for channel in list(self.channels.values()):
                 channel.step()
+
+    def _patience_ms(self):
+        waits = [CPU_CHECK_MS] if self.run and self.run.needs_checks else []
+        if (seconds := self.background.patience()) is not None:
+            waits.append(int(seconds * 1000) + 1)
+        return min(waits, default=None)
 
     def _watch_wire_out(self):
         if self.out.pending:
@@ -160,6 +171,7 @@ class Supervisor:
                     self.drop_interpreter(interpreter)
             if self.ahead and pid == self.ahead.pid:
                 self.take_ahead().close()
+            self.background.reaped(pid)
             if any(channel.claims(pid) for channel in self.channels.values()):
                 self.statuses[pid] = status
 
@@ -234,7 +246,12 @@ class Supervisor:
                 self.channels[number] = files.Operation(self, number, request)
             except OSError as error:
                 self.close(number, files.failure(error))
+        elif op == "process":
+            channel = self.background.open(number, request)
+            if channel is not None:
+                self.channels[number] = channel
         elif op == "reset":
+            self.background.clear()
             self.close(number, {"ok": self.kill_interpreters()})
             self.ended.clear()  # who asked for it knows
         elif op == "ping":
@@ -257,8 +274,8 @@ class Supervisor:
         to go: between runs nobody else can."""
         try:
             return processes.fork(body)
-        except OSError:
-            if not self.interpreters or (self.run and not self.run.starting):
+        except OSError as error:
+            if not self.interpreters or (self.run and not self.run.starting) or self.is_crowded(error):
                 raise
         self.kill_interpreters()
         return processes.fork(body)
@@ -268,7 +285,11 @@ class Supervisor:
         anything, the (pid, wait status) of who was reaped)."""
         kept = [interpreter.pid for interpreter in self.interpreters.values()]
         until = time.monotonic() + KILL_SECONDS
-        alone, ended = processes.kill_all(self.spared(), until, freeze=kept)
+        roots = self.background.roots()
+        if roots:
+            alone, ended = trees.kill_all(self.spared(), roots, until, freeze=kept)
+        else:
+            alone, ended = processes.kill_all(self.spared(), until, freeze=kept)
         self._note(ended)
         return alone, [(pid, status) for pid, status, _rusage in ended]
 
@@ -306,8 +327,15 @@ class Supervisor:
         if self.ahead is not None:
             return  # no program has run yet
         still = all(processes.is_still(interpreter.pid) for interpreter in self.interpreters.values())
-        if not (still and processes.is_alone(self.spared())):
+        if not (still and self._is_alone()):
             self.kill_interpreters()
+
+    def _is_alone(self):
+        roots = self.background.roots()
+        if not roots:
+            return processes.is_alone(self.spared())
+        # What a background process has left behind can be ended without a loss.
+        return trees.is_alone(self.spared(), roots) or self.kill_all()[0]
 
     def on_readable(self, fd, callback):
         self.readers[fd] = callback
@@ -332,6 +360,18 @@ class Supervisor:
     def congested(self):
         """The host reads more slowly than programs write: hold the pipes back."""
         return self.out.pending > OUT_HIGH_WATER
+
+    def cpu_us(self):
+        """CPU time of all but background processes, in microseconds."""
+        return accounting.cpu_us() - self.background.cpu_us()
+
+    def is_crowded(self, error):
+        """Whether background processes are why no other can be made: then ending others would not help."""
+        return isinstance(error, processes.NoProcess) and bool(self.background.roots())
+
+    def untouched(self):
+        """Processes that have nothing to do with the run."""
+        return self.spared() | trees.members(self.background.roots())
 
     def spared(self):
         """Processes that outlive a run: kept interpreters and file operations under way."""

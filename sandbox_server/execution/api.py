@@ -23,6 +23,7 @@ from sandbox_server.execution.models import (
     SessionRequest,
     SessionView,
 )
+from sandbox_server.execution.process_models import ProcessAnswer, ProcessOperation
 
 ANONYMOUS = "anonymous"
 """The principal of every caller where nobody has to prove who they are."""
@@ -98,6 +99,21 @@ class SessionOperations(Protocol):
         ...
 
 
+class ProcessOperations(Protocol):
+    """Background processes of sessions: they live until they end or their session does."""
+
+    async def perform(
+        self, operation: ProcessOperation, *, caller: Caller, session: str | None = None, on_event: OnEvent
+    ) -> ProcessAnswer:
+        """Carry out an operation in a session, also while code runs there; which session, as for `files`,
+        but only a start makes one.
+
+        Raises NotFound for a process or session that is not there or not the caller's, InvalidRequest,
+        LimitExceeded, Busy and SandboxLost.
+        """
+        ...
+
+
 class Executor(Protocol):
     """Runs code. Safe to call from many tasks at once."""
 
@@ -127,6 +143,11 @@ class Executor(Protocol):
     @property
     def sessions(self) -> SessionOperations:
         """Sessions that callers make and name by handle."""
+        ...
+
+    @property
+    def processes(self) -> ProcessOperations:
+        """Background processes of sessions."""
         ...
 
     async def close_connection(self, connection: str) -> None:

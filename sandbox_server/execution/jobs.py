@@ -34,7 +34,7 @@ class CloseReport(BaseModel):
 
     exit_code: int | None
     signal: int | None
-    cause: Literal["cancelled", "cpu"] | None
+    cause: Literal["cancelled", "cpu", "no_process"] | None
     cpu_us: int | None
     peak_memory: int | None
     oom_kills: int

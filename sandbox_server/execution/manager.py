@@ -22,7 +22,8 @@ from sandbox_server.errors import (
     SandboxServerError,
 )
 from sandbox_server.execution.api import Caller, Caps, OnEvent
-from sandbox_server.execution.desk import SessionDesk
+from sandbox_server.execution.background import ProcessDesk
+from sandbox_server.execution.desk import SessionDesk, in_turn
 from sandbox_server.execution.file_desk import FileDesk
 from sandbox_server.execution.file_models import FileAnswer, FileOperation
 from sandbox_server.execution.grants import Grant, Sizing
@@ -70,6 +71,7 @@ class Manager:
         self._underway = Underway(sizing.runs_per_principal)
         self._desk = SessionDesk(self._pools, self._grants, sizing, self._underway)
         self._files = FileDesk(self._desk, self._grants)
+        self._processes = ProcessDesk(self._desk, self._files)
         self._store = store or Store(total=sizing.store, ttl=sizing.store_ttl)
         self._resources = Resources(self._store, self._desk.registry)
         self._stack = AsyncExitStack()
@@ -156,6 +158,10 @@ class Manager:
     @property
     def sessions(self) -> SessionDesk:
         return self._desk
+
+    @property
+    def processes(self) -> ProcessDesk:
+        return self._processes
 
     async def close_connection(self, connection: str) -> None:
         for sandbox in self._desk.registry.close(connection):
@@ -275,7 +281,7 @@ class Manager:
         caller: Caller,
         on_event: OnEvent,
     ) -> RunResult:
-        async with session.lock, leftovers(self._store, caller) as left:
+        async with session.lock.taken(in_turn(on_event)), leftovers(self._store, caller) as left:
             clock.queued = time.monotonic() - clock.begin
             sandbox = await self._session_sandbox(session, request, clock, on_event)
             driver = grant.language.driver

@@ -73,9 +73,11 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The call waits for a sandbox; `position` 1 is next."""
+    """The call waits for a sandbox, or (`turn`) for the calls before it in its session; `position` 1 is
+    next."""
 
     position: int
+    turn: bool = False
 
 
 RunEvent = Output | Queued

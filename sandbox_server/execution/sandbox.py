@@ -44,6 +44,7 @@ INTERRUPT_GRACE = 0.06  # for a cell to stop, so that its interpreter's state is
 KILL_GRACE = 1.0  # for the runner to kill a run, before the whole container is destroyed
 SEND_SECONDS = 2.0
 TRANSFERS = 4  # file operations at once: each takes a process of the sandbox's few
+ASKED = 16  # operations at once that take none, but may wait for long
 DESTROY_SECONDS = 15.0
 DEATH_SECONDS = 10.0
 _CREDIT_STEP = wire.WINDOW // 2
@@ -118,6 +119,7 @@ class Sandbox:
         self._greeting = anyio.Event()
         self._ready = anyio.Event()
         self._transfers = anyio.Semaphore(TRANSFERS)
+        self._asked = anyio.Semaphore(ASKED)
         self._why = ""
 
     @property
@@ -325,12 +327,15 @@ class Sandbox:
         if not written.ok:
             raise put_error(file, written)
 
-    async def transfer(self, transfer: Transfer, seconds: float) -> dict[str, Any] | None:
-        """Carry out a file operation; returns its report, or None if it was ended, because it took
-        longer than `seconds` or gave more than it may. A run may be going on meanwhile.
+    async def transfer(
+        self, transfer: Transfer, seconds: float, *, forks: bool = True
+    ) -> dict[str, Any] | None:
+        """Carry out an operation; returns its report, or None if it was ended, because it took
+        longer than `seconds` or gave more than it may. A run may be going on meanwhile. `forks`: it
+        takes a process of the sandbox's, as file operations do.
         Cancelling ends it. Raises SandboxLost if the sandbox ended, and what its source or sink raises.
         """
-        async with self._transfers:
+        async with self._transfers if forks else self._asked:
             number = next(self._numbers)
             self._channels[number] = transfer
             try:

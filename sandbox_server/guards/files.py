@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Self
 
 from sandbox_server.guards.wildcards import segment_matches
@@ -43,6 +44,9 @@ class Glob:
             if "*" in part or "?" in part:
                 return self.parts[:index]
         return self.parts
+
+    def __str__(self) -> str:
+        return "/".join(self.parts) if self.parts[0] == "**" else "/" + "/".join(self.parts)
 
     def matches(self, names: tuple[str, ...]) -> bool:
         """`names` are a canonical path's, without the slashes."""
@@ -109,6 +113,9 @@ class FileIndex:
 
     def __iter__(self) -> Iterator[FileRule]:
         return (rule for rules in self._by_prefix.values() for rule in rules)
+
+    def first(self, most: int) -> list[FileRule]:
+        return list(islice(self, most))
 
     def around(self, names: tuple[str, ...]) -> Iterator[FileRule]:
         """Those that could match `names`."""
