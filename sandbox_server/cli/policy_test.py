@@ -41,9 +41,7 @@ def run_tests(
         policy = load_policy(path)
         cases = [(name, case) for name in policy.file.tests for case in load_cases(path.parent / name)]
         if not cases:
-            raise ConfigError(
-                f"{path} has no tests", hint="write cases in a *.test.yaml, named under tests:"
-            )
+            raise ConfigError(f"{path} has no tests", hint="write cases in a *.test.yaml, named under tests:")
         outcomes = run_cases(policy, cases)
         covered = coverage(policy, outcomes)
         mutation = try_mutants(policy, [case for _, case in cases]) if mutate else None
@@ -92,6 +90,4 @@ def _write_junit(path: Path, outcomes: Sequence[Outcome]) -> None:
     try:
         ElementTree.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
     except OSError as error:
-        raise ConfigError(
-            f"{path}: {error.strerror or error}", hint="give another file"
-        ) from None
+        raise ConfigError(f"{path}: {error.strerror or error}", hint="give another file") from None

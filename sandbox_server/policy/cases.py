@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path as FilePath
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
-from sandbox_server.policy.decision import Effect, Json, Principal, Request
+from sandbox_server.policy.decision import Effect, Principal, Request
 from sandbox_server.policy.document import MAX_BYTES, Malformed, Mark, parse
 from sandbox_server.policy.refusals import Found, explained, refusal
 from sandbox_server.policy.schema.base import Strict
@@ -21,7 +21,7 @@ class Who(Strict):
     iss: str | None = None
     sub: str | None = None
     client_id: str | None = None
-    claims: dict[str, Json] = Field(default_factory=dict)
+    claims: dict[str, Any] = Field(default_factory=dict)
 
     def principal(self) -> Principal:
         told = self.model_fields_set
@@ -36,7 +36,7 @@ class Who(Strict):
 
 class Asked(Strict):
     tool: str
-    args: dict[str, Json] = Field(default_factory=dict)
+    args: dict[str, Any] = Field(default_factory=dict)
 
 
 class Expected(Strict):

@@ -110,13 +110,19 @@ def _database(granted: Effective, request: Request, decision: Decision) -> Tree 
     addition: Tree = {}
     if decision.reason == "sql.relation":
         allowed = grant.rules.relations_allow
-        new = tuple(each for each in verdict.relations if not any(fnmatchcase(each, glob) for glob in allowed))
+        new = tuple(
+            each for each in verdict.relations if not any(fnmatchcase(each, glob) for glob in allowed)
+        )
         addition = {"relations": {"allow": new}} if new else {}
     elif decision.reason == "sql.function":
         names = tuple(each for each in verdict.functions if each not in grant.rules.functions)
         safe = names and not any(dangerous(each) for each in names)
         addition = {"functions": {"allow": names}} if safe else {}
     return _at(grant.rule, addition) if addition else None
+
+
+def _named(name: str, globs: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
 
 
 def _at(rule: str, addition: Tree) -> Tree:
