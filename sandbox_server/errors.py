@@ -9,6 +9,7 @@ SandboxServerError
 + NotFound             no such thing, or not the caller's tool error
 + Busy                 no capacity now, retry later       tool error with retry_after
 + EngineUnavailable    the engine is down                 tool error, never shown as program output
++ AuditUnavailable     the decision log can't be written  tool error; nothing was run
 + UpstreamFailed       a remote server did not answer   tool error; what was asked for may have happened
   + UpstreamUnreachable  nothing was sent to it         tool error
 + SandboxLost          the sandbox died under a run       tool error; the code may have run
@@ -92,6 +93,13 @@ class EngineUnavailable(SandboxServerError):
     """The engine does not answer or refused to make a sandbox; nothing was run."""
 
     code = "engine_unavailable"
+    retry_safe = True
+
+
+class AuditUnavailable(SandboxServerError):
+    """The decision log can't be written, and what is not recorded is not done; nothing was run."""
+
+    code = "audit_unavailable"
     retry_safe = True
 
 
