@@ -22,6 +22,7 @@ from sandbox_server.protocol.calls import Calls
 from sandbox_server.protocol.code_execution import code_execution
 from sandbox_server.protocol.connections import ServerState, closing_connections
 from sandbox_server.protocol.filesystem import filesystem
+from sandbox_server.protocol.process_tool import process
 from sandbox_server.protocol.registry import Registry
 from sandbox_server.protocol.resources import Resources
 from sandbox_server.protocol.sandbox_tool import sandbox
@@ -76,7 +77,8 @@ def build_server(executor: Executor, *, version: str, extra: Extra | None = None
     """
     extra = extra or Extra()
     calls = Calls()
-    registry = Registry([code_execution(executor), filesystem(executor), sandbox(executor), *extra.tools])
+    ours = [tool(executor) for tool in (code_execution, filesystem, sandbox, process)]
+    registry = Registry([*ours, *extra.tools])
 
     async def list_tools(
         context: Context, params: types.PaginatedRequestParams | None
