@@ -152,6 +152,9 @@ class Supervisor:
                     self.writers[fd](fd)
             self.background.breathe()
             self._note(processes.reap())
+            if self.background.orphans and (self.run is None or self.run.finished):
+                self.background.orphans = False
+                self.kill_all()
             for channel in list(self.channels.values()):
                 channel.step()
 
@@ -306,13 +309,18 @@ class Supervisor:
         anything, the (pid, wait status) of who was reaped)."""
         kept = [interpreter.pid for interpreter in self.interpreters.values()]
         until = time.monotonic() + KILL_SECONDS
-        roots = self.background.roots()
-        if roots:
-            alone, ended = trees.kill_all(self.spared(), roots, until, freeze=kept)
-        else:
-            alone, ended = processes.kill_all(self.spared(), until, freeze=kept)
-        self._note(ended)
-        return alone, [(pid, status) for pid, status, _rusage in ended]
+        ended = []
+        while True:
+            roots = self.background.roots()
+            if roots:
+                alone, fresh = trees.kill_all(self.spared(), roots, until, freeze=kept)
+            else:
+                alone, fresh = processes.kill_all(self.spared(), until, freeze=kept)
+            self._note(fresh)
+            ended += fresh
+            # A keeper that has ended meanwhile spares nobody any more.
+            if not alone or roots == self.background.roots():
+                return alone, [(pid, status) for pid, status, _rusage in ended]
 
     def kill_interpreters(self):
         """End the kept interpreters between runs. Returns as `kill_all`, whether nothing else is left."""
