@@ -1,0 +1,1 @@
+"""The I/O for what leaves the house: HTTP, the egress proxy, databases."""
