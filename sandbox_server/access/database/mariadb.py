@@ -124,7 +124,8 @@ class MariaDb:
         most = statement.offset + statement.limit + 1
         try:
             await driver.query(f"SET SESSION sql_select_limit={most}")
-            await driver.query(f"START TRANSACTION {'READ WRITE' if statement.writes else 'READ ONLY'}")
+            if statement.writes:
+                await driver.query("START TRANSACTION READ WRITE")
         except (OSError, pymysql.err.InterfaceError, pymysql.err.OperationalError):
             driver.abort()
             return False
@@ -232,6 +233,8 @@ class MariaDb:
             f"SET NAMES utf8mb4, SESSION sql_mode='{SQL_MODE}', {clock}, lock_wait_timeout={lock}, "
             f"innodb_lock_wait_timeout={lock}, time_zone='+00:00', autocommit=1, wait_timeout=3600"
         )
+        # Of the session, not of one transaction: DDL ends a transaction and would run after it.
+        await driver.query("SET SESSION TRANSACTION READ ONLY")
 
 
 async def _select(driver: Bounded, statement: Statement, settings: DatabaseSettings) -> Rows:
@@ -244,14 +247,15 @@ async def _select(driver: Bounded, statement: Statement, settings: DatabaseSetti
 async def _change(driver: Bounded, statement: Statement, settings: DatabaseSettings) -> Rows:
     most = settings.limits.max_affected
     await driver.query(statement.sql, unbuffered=True)
-    if driver.has_rows:  # RETURNING
+    returning = driver.has_rows
+    if returning:
         collector, affected = await _collected(driver, statement, settings, most)
     else:
         collector, affected = Collector([], statement, settings.limits), driver.affected_rows()
     if affected > most:
         with anyio.CancelScope(shield=True):
             note = await _roll_back(driver)
-        raise failures.too_many_rows(None if driver.has_rows else affected, most, note)
+        raise failures.too_many_rows(None if returning else affected, most, note)
     with anyio.CancelScope(shield=True):  # a commit that was sent is not taken back
         try:
             await driver.query("COMMIT")

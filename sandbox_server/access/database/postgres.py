@@ -270,7 +270,9 @@ def _as_text(it: str, name: str, kind: str) -> str:
 
 
 def _is_json(name: str, kind: str) -> bool:
-    return name in ("json", "jsonb") or kind in ("array", "composite") or name.endswith("[]")
+    return (
+        name in ("json", "jsonb") or name == "record" or kind in ("array", "composite") or name.endswith("[]")
+    )
 
 
 def _batch(columns: Sequence[Any], sizes: Sequence[int | None], cell: int) -> int:

@@ -191,7 +191,7 @@ MARIADB_VALUES = {
 async def test_values_of_mariadb_are_json(mariadb_place: Place, opened: Open) -> None:
     answer = await opened(mariadb_place).query(Query(f"SELECT {', '.join(MARIADB_VALUES)}"), caller=ME)
     assert dict(zip(MARIADB_VALUES, answer.rows[0], strict=True)) == MARIADB_VALUES
-    assert [column.type for column in answer.columns][:4] == ["bigint", "bigint", "double", "decimal"]
+    assert [column.type for column in answer.columns][:4] == ["int", "bigint", "double", "decimal"]
     json.dumps(answer.rows, allow_nan=False)
 
 
