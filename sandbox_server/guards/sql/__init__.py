@@ -1,21 +1,22 @@
-"""SQL that a policy can be trusted with: one statement in, a verdict and the statement to run out."""
+"""SQL that a policy can be trusted with: one statement in, a verdict and the statement to run out.
 
-from __future__ import annotations
+A layer, not the boundary: the database's own role, read-only transactions and limits hold behind it.
+"""
 
-from collections.abc import Mapping
-
+from sandbox_server.guards.sql.binds import placed
+from sandbox_server.guards.sql.cache import SqlJudge
+from sandbox_server.guards.sql.functions import never, safe_builtin
+from sandbox_server.guards.sql.judging import judge
 from sandbox_server.guards.sql.models import Dialect, Operation, SqlRules, Verdict
 
-__all__ = ["Dialect", "Operation", "SqlRules", "Verdict", "judge"]
-
-
-def judge(
-    sql: str,
-    rules: SqlRules,
-    *,
-    operation: Operation,
-    columns: Mapping[str, tuple[str, ...]] | None = None,
-) -> Verdict:
-    """What becomes of `sql`; pure, bounded, never raises. `columns` are those of each relation that exist,
-    keyed `schema.relation`. Only `Verdict.sql` may run."""
-    return Verdict(False, "sql.parse", "the guard is not built yet")
+__all__ = [
+    "Dialect",
+    "Operation",
+    "SqlJudge",
+    "SqlRules",
+    "Verdict",
+    "judge",
+    "never",
+    "placed",
+    "safe_builtin",
+]
