@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sandbox_server.access.database import failures
 from sandbox_server.access.database.backend import Backend
-from sandbox_server.access.database.names import sees_column, sees_relation
+from sandbox_server.access.database.names import relation_key, sees_column, sees_relation
 from sandbox_server.access.database.settings import DatabaseSettings
 from sandbox_server.guards.sql.models import SqlRules
 
@@ -35,14 +35,16 @@ class ColumnInfo:
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
     columns: tuple[str, ...]
+    schema: str
     relation: str
     target: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """`name` is `schema.relation` as the database spells it."""
+    """Names are as the database spells them."""
 
+    schema: str
     name: str
     kind: str
     columns: tuple[ColumnInfo, ...]
@@ -89,7 +91,7 @@ def _reflect(connection: Connection, rules: SqlRules) -> Catalog:
     found: dict[str, Relation] = {}
     if rules.dialect == "mysql":
         for relation in _mysql(connection, rules):
-            found[relation.name] = relation
+            found[relation_key(rules, relation.schema, relation.name)] = relation
         return found
     inspector = inspect(connection)
     wanted: set[str] = _schemas(rules)
@@ -99,7 +101,9 @@ def _reflect(connection: Connection, rules: SqlRules) -> Catalog:
     elif not wanted:
         schemas = {name: name for name in inspector.get_schema_names() if name not in _SYSTEM}
     for name, schema in schemas.items():
-        found |= {each.name: each for each in _inspected(inspector, name, schema)}
+        found |= {
+            relation_key(rules, each.schema, each.name): each for each in _inspected(inspector, name, schema)
+        }
     return dict(list(found.items())[:MAX_RELATIONS])
 
 
@@ -119,7 +123,8 @@ def _inspected(inspector: Inspector, name: str, schema: str | None) -> list[Rela
         comments = inspector.get_multi_table_comment(schema=schema, kind=ObjectKind.ANY)
     return [
         Relation(
-            name=f"{name}.{key[1]}",
+            schema=name,
+            name=key[1] or "",
             kind="table" if key[1] in tables else "view",
             columns=tuple(
                 ColumnInfo(
@@ -132,7 +137,8 @@ def _inspected(inspector: Inspector, name: str, schema: str | None) -> list[Rela
             foreign_keys=tuple(
                 ForeignKey(
                     tuple(each["constrained_columns"]),
-                    f"{each['referred_schema'] or name}.{each['referred_table']}",
+                    each["referred_schema"] or name,
+                    each["referred_table"],
                     tuple(each["referred_columns"]),
                 )
                 for each in foreign.get(key) or ()
@@ -180,18 +186,18 @@ def _mysql(connection: Connection, rules: SqlRules) -> list[Relation]:
     keys: dict[str, dict[str, ForeignKey]] = {}
     for row in connection.execute(text(_MYSQL_KEYS)):
         known = keys.setdefault(f"{row.db}.{row.name}", {})
-        key = known.get(row.part) or ForeignKey((), f"{row.to_db}.{row.to_name}", ())
+        key = known.get(row.part) or ForeignKey((), row.to_db, row.to_name, ())
         known[row.part] = replace(key, columns=(*key.columns, row.col), target=(*key.target, row.to_col))
     relations: dict[str, Relation] = {}
     for row in connection.execute(text(_MYSQL_COLUMNS)):
         name = f"{row.db}.{row.name}"
-        if wanted and row.db.lower() not in wanted:
+        if wanted and row.db not in wanted:
             continue
         if name not in relations and len(relations) >= MAX_RELATIONS:
             break
         view = row.sort == "VIEW"
         old = relations.get(name) or Relation(
-            name, "view" if view else "table", (), "" if view else row.about or ""
+            row.db, row.name, "view" if view else "table", (), "" if view else row.about or ""
         )
         column = ColumnInfo(row.col, row.kind, row.nullable == "YES", row.note or "")
         relations[name] = replace(
@@ -207,34 +213,27 @@ def visible_part(catalog: Catalog, rules: SqlRules) -> list[Relation]:
     """What a caller with these rules may know of."""
     shown = []
     for relation in catalog.values():
-        if not sees_relation(rules, relation.name.lower()):
+        if not sees_relation(rules, relation.schema, relation.name):
             continue
-        columns = tuple(each for each in relation.columns if _sees(rules, relation.name, each.name))
-        names = {each.name for each in columns}
-        shown.append(
-            replace(
-                relation,
-                columns=columns,
-                primary_key=relation.primary_key if names.issuperset(relation.primary_key) else (),
-                foreign_keys=tuple(
-                    key
-                    for key in relation.foreign_keys
-                    if names.issuperset(key.columns)
-                    and sees_relation(rules, key.relation.lower())
-                    and all(_sees(rules, key.relation, each) for each in key.target)
-                ),
-            )
+        columns = tuple(
+            each for each in relation.columns if sees_column(rules, relation.schema, relation.name, each.name)
         )
-    return [each for each in shown if each.columns]
+        names = {each.name for each in columns}
+        foreign = tuple(
+            key for key in relation.foreign_keys if names.issuperset(key.columns) and _sees_target(rules, key)
+        )
+        primary = relation.primary_key if names.issuperset(relation.primary_key) else ()
+        if columns:
+            shown.append(replace(relation, columns=columns, primary_key=primary, foreign_keys=foreign))
+    return shown
 
 
-def _sees(rules: SqlRules, relation: str, column: str) -> bool:
-    return sees_column(rules, relation.lower(), column.lower())
+def _sees_target(rules: SqlRules, key: ForeignKey) -> bool:
+    return sees_relation(rules, key.schema, key.relation) and all(
+        sees_column(rules, key.schema, key.relation, each) for each in key.target
+    )
 
 
 def columns_of(catalog: Catalog) -> dict[str, tuple[str, ...]]:
     """Every relation's columns, for the guard: it must know also those that a caller may not see."""
-    return {
-        relation.name.lower(): tuple(column.name for column in relation.columns)
-        for relation in catalog.values()
-    }
+    return {key: tuple(column.name for column in relation.columns) for key, relation in catalog.items()}

@@ -79,7 +79,9 @@ class Databases:
 
     async def relations(self, name: str, *, caller: Caller) -> tuple[str, ...]:
         """Names of the relations that the caller may see."""
-        return tuple(relation.name for relation in await self._visible(self._find(name, caller)))
+        return tuple(
+            f"{relation.schema}.{relation.name}" for relation in await self._visible(self._find(name, caller))
+        )
 
     def names(self, *, caller: Caller) -> tuple[str, ...]:
         return tuple(self._policy.databases(caller))

@@ -26,7 +26,7 @@ def schema_text(settings: DatabaseSettings, relations: Sequence[Relation]) -> st
     return "\n".join(lines) + "\n"
 
 
-_DEFAULT = {"sqlite": "main", "postgres": "", "mysql": ""}
+_DEFAULT = {"sqlite": "main", "postgres": "public", "mysql": ""}
 
 
 def _query(name: str, query: NamedQuery) -> str:
@@ -37,15 +37,19 @@ def _query(name: str, query: NamedQuery) -> str:
 
 
 def _relation(relation: Relation, default: str) -> list[str]:
-    name = relation.name.removeprefix(f"{default}.") if default else relation.name
+    name = _called(relation.schema, relation.name, default)
     lines = [f"{relation.kind} {name}{_comment(relation.comment)}"]
     for column in relation.columns:
         lines.append(f"  {_column(column, relation, default)}")
     for key in relation.foreign_keys:
         if len(key.columns) > 1:
-            target = f"{key.relation.removeprefix(f'{default}.')}({', '.join(key.target)})"
+            target = f"{_called(key.schema, key.relation, default)}({', '.join(key.target)})"
             lines.append(f"  ({', '.join(key.columns)}) -> {target}")
     return lines
+
+
+def _called(schema: str, name: str, default: str) -> str:
+    return name if schema == default else f"{schema}.{name}"
 
 
 def _column(column: ColumnInfo, relation: Relation, default: str) -> str:
@@ -56,7 +60,7 @@ def _column(column: ColumnInfo, relation: Relation, default: str) -> str:
         parts.append("not null")
     for key in relation.foreign_keys:
         if key.columns == (column.name,):
-            parts.append(f"-> {key.relation.removeprefix(f'{default}.')}({', '.join(key.target)})")
+            parts.append(f"-> {_called(key.schema, key.relation, default)}({', '.join(key.target)})")
     return " ".join(parts) + _comment(column.comment)
 
 

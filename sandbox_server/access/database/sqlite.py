@@ -29,6 +29,8 @@ from sandbox_server.access.database.names import sees_column, sees_relation
 from sandbox_server.access.database.settings import DatabaseLimits, DatabaseSettings
 from sandbox_server.access.database.values import Collector
 from sandbox_server.errors import Busy, ConfigError, InvalidRequest, LimitExceeded
+from sandbox_server.guards.sql import safe_builtin
+from sandbox_server.guards.sql.functions import PRESET
 from sandbox_server.guards.sql.models import SqlRules
 
 OPERATORS = frozenset({"like", "glob", "->", "->>"})
@@ -185,6 +187,8 @@ def authorizer(rules: SqlRules, real: frozenset[str], *, writes: bool) -> Callab
     `real` are the names of what the file holds: a name that is none of them is one of the statement's own.
     """
     functions = {name.lower() for name in rules.functions} | OPERATORS
+    if PRESET in functions:
+        functions |= safe_builtin("sqlite")
     changes = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_DELETE} if writes else set()
 
     def allowed(action: int, first: str | None, second: str | None, schema: str | None) -> bool:
@@ -196,17 +200,14 @@ def authorizer(rules: SqlRules, real: frozenset[str], *, writes: bool) -> Callab
             return True  # its time, memory and rows are bounded
         if action == sqlite3.SQLITE_READ and not second and not schema and (first or "").lower() not in real:
             return True  # a WITH of which only the rows count
-        relation = f"{schema or 'main'}.{first}".lower()
-        if schema not in (None, "main") or (first or "").lower().startswith("sqlite_"):
+        if schema not in (None, "main") or not first or not sees_relation(rules, "main", first):
             return False
         if action == sqlite3.SQLITE_READ:
             # Without a column: a table of which only the rows count, as in count(*).
-            return sees_relation(rules, relation) and (
-                not second or sees_column(rules, relation, second.lower())
-            )
+            return not second or sees_column(rules, "main", first, second)
         if action == sqlite3.SQLITE_UPDATE and writes:
-            return sees_relation(rules, relation) and sees_column(rules, relation, (second or "").lower())
-        return action in changes and sees_relation(rules, relation)
+            return bool(second) and sees_column(rules, "main", first, str(second))
+        return action in changes
 
     def decide(action: int, first: str | None, second: str | None, schema: str | None, _: str | None) -> int:
         try:

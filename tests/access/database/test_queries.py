@@ -55,12 +55,8 @@ async def test_bytes_end_a_page_as_rows_do(place: Place, opened: Open) -> None:
     assert answer.next_offset == len(answer.rows)
 
 
-PARAMS = {"sqlite": ":{}", "postgres": "%({})s", "mysql": ":{}"}
-"""As the guard writes them; tests that see it give `:name`."""
-
-
 def holes(place: Place, sql: str, *names: str) -> str:
-    return sql.format(*(PARAMS[place.dialect].format(name) for name in names))
+    return sql.format(*(f":{name}" for name in names))
 
 
 HOSTILE = [
