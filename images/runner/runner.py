@@ -33,6 +33,8 @@ Operations (OPEN):
   {"op": "ping"}                      CLOSE {"ok": true}
   {"op": "reset"}                     CLOSE {"ok": bool}: whether it is proved that of all runs nothing
                                       is left, kept interpreters included; files stay
+  {"op": "scrub"}                     CLOSE {"ok": bool, "problem": text}: whether it is proved that all is as
+                                      before the first run, and if not, why; files are gone in any case
   {"op": "write", "path": "a/b.csv", "append": false, "at": int|null, "mode": int|null}, then DATA... END
                                       CLOSE {"ok": true, "size": n} or
                                             {"ok": false, "error": "ENOSPC", "message": ...}
@@ -86,6 +88,7 @@ import _accounting as accounting
 import _artifacts as artifacts
 import _files as files
 import _processes as processes
+import _scrub as scrub
 import _trees as trees
 import _wire as wire
 from _background import Background
@@ -116,6 +119,7 @@ class Supervisor:
         self.statuses = {}
         self.artifacts = artifacts.Artifacts()
         self.background = Background(self)
+        self.baseline = None
         self.poll.register(wire_in, select.POLLIN)
         self.poll.register(self.wake, select.POLLIN)
 
@@ -205,6 +209,7 @@ class Supervisor:
         processes.clear_preload_traces()
         gc.collect()
         gc.freeze()
+        self.baseline = scrub.Baseline()
         self._fork_ahead()
         self.out.send_json(
             wire.READY,
@@ -219,8 +224,9 @@ class Supervisor:
         )
 
     def _fork_ahead(self):
-        """Make the process of the first run now, while nobody waits: a fork takes longer the more was
-        preloaded. It is gone or taken before any program runs, so none can meddle with it."""
+        """Make the process of the first run, or of the first after a scrub, now, while nobody waits: a fork
+        takes longer the more was preloaded. It is gone or taken before any program runs, so none can meddle
+        with it."""
         try:
             self.ahead = Python(processes.fork, become)
         except OSError:
@@ -236,7 +242,7 @@ class Supervisor:
         if self.run is None:
             self._see_that_all_is_still()
         self.artifacts.opened(number, request)
-        if op in ("run", "reset") and self.run is not None:
+        if (op in ("run", "reset") and self.run is not None) or (op == "scrub" and self.channels):
             self.close(number, {"ok": False, "error": "EBUSY", "message": "a run is going on"})
         elif op == "run":
             self.run = self.channels[number] = Run(self, number, request)
@@ -254,6 +260,10 @@ class Supervisor:
             self.background.clear()
             self.close(number, {"ok": self.kill_interpreters()})
             self.ended.clear()  # who asked for it knows
+        elif op == "scrub":
+            self.background.clear()
+            self.channels[number] = scrub.Scrub(self, number, self.baseline)
+            self.channels[number].start()
         elif op == "ping":
             self.close(number, {"ok": True})
         else:
@@ -300,6 +310,14 @@ class Supervisor:
         alone, _ended = self.kill_all()
         return alone
 
+    def begin_anew(self):
+        """The sandbox is as before its first run: so are we."""
+        self.artifacts = artifacts.Artifacts()
+        self.ended.clear()
+        self.statuses.clear()
+        self.out.flush()  # whoever waits for this need not wait for the fork
+        self._fork_ahead()
+
     def drop_interpreter(self, interpreter):
         """Forget a kept interpreter; whoever calls has killed it or will."""
         for driver, one in list(self.interpreters.items()):
@@ -325,7 +343,7 @@ class Supervisor:
         """Before anything begins: nothing that was started between two calls may live on in the next."""
         self.end_who_moved()
         if self.ahead is not None:
-            return  # no program has run yet
+            return  # no program has run yet, or what had was scrubbed
         still = all(processes.is_still(interpreter.pid) for interpreter in self.interpreters.values())
         if not (still and self._is_alone()):
             self.kill_interpreters()

@@ -56,9 +56,12 @@ class PutReport(BaseModel):
 
 
 class ResetReport(BaseModel):
+    """Of a reset, and of a scrub, which says what was in its way."""
+
     model_config = ConfigDict(strict=True, extra="ignore")
 
     ok: bool
+    problem: Annotated[str, Field(max_length=400)] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,18 @@ class Exit:
     death: Death | None
     host_cause: HostCause | None
     wall: float
+
+    @property
+    def ended_by_itself(self) -> bool:
+        """Neither we nor the kernel had to end it, and nothing of it is left."""
+        report = self.report
+        return (
+            report is not None
+            and self.host_cause is None
+            and report.cause is None
+            and report.oom_kills == 0
+            and report.alone
+        )
 
 
 def encode_run(job: Job) -> bytes:

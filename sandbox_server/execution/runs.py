@@ -30,6 +30,7 @@ class Clock:
     begin: float
     acquired: float = 0.0
     warm: bool = False
+    reused: bool = False
     queued: float = 0.0
 
 
@@ -105,6 +106,7 @@ def result_of(exit: Exit, capture: RunCapture, grant: Grant, clock: Clock, sessi
             run=exit.wall,
             total=time.monotonic() - clock.begin,
             warm=clock.warm,
+            reused=clock.reused,
         ),
         session=session,
         isolation=Isolation(

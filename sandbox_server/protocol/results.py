@@ -74,6 +74,7 @@ RESULT_PROPERTIES: dict[str, Any] = {
             "run_seconds": _NUMBER,
             "total_seconds": _NUMBER,
             "warm": {"type": "boolean"},
+            "reused": {"type": "boolean"},
         }
     ),
     "session": _object(
@@ -135,6 +136,7 @@ def _structured(
             "run_seconds": _seconds(timings.run),
             "total_seconds": _seconds(timings.total),
             "warm": timings.warm,
+            "reused": timings.reused,
         },
         "session": {
             "id": session.id,

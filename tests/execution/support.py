@@ -120,8 +120,7 @@ def silent(position: int) -> None:
 
 
 async def take(pools: Pools, profile: Profile = PYTHON, principal: str = "p") -> Sandbox:
-    sandbox, _ = await pools.acquire(profile, principal, silent)
-    return sandbox
+    return (await pools.acquire(profile, principal, silent)).sandbox
 
 
 def container_of(sandbox: Sandbox) -> FakeContainer:
@@ -187,7 +186,7 @@ class Callers:
         tell = self.positions.setdefault(principal, []).append
         with scope:
             try:
-                sandbox, _ = await self._pools.acquire(profile, principal, tell)
+                sandbox = (await self._pools.acquire(profile, principal, tell)).sandbox
             except SandboxServerError as error:
                 self.errors.append(error)
             else:

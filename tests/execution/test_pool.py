@@ -26,7 +26,7 @@ async def test_warm_ones_are_made_ahead_and_replaced_when_taken() -> None:
     engine = FakeEngine()
     async with pooled(engine, (PYTHON, NODE), warm=2) as pools:
         assert pools.counts() == {"sandboxes": 4, "warm": 4, "waiting": 0}
-        sandbox, warm = await pools.acquire(PYTHON, "p", silent)
+        sandbox, warm, _ = await pools.acquire(PYTHON, "p", silent)
         assert warm
         await anyio.wait_all_tasks_blocked()
         assert pools.counts()["warm"] == 3, "the next start competes with the call that took this one"
@@ -82,7 +82,7 @@ async def test_one_that_has_waited_too_long_is_not_handed_out() -> None:
     engine = FakeEngine()
     async with pooled(engine, warm=1, shelf_life=0.0) as pools:
         old = engine.started[0]
-        sandbox, warm = await pools.acquire(PYTHON, "p", silent)
+        sandbox, warm, _ = await pools.acquire(PYTHON, "p", silent)
         assert not warm
         assert container_of(sandbox) is not old
         await anyio.wait_all_tasks_blocked()
@@ -176,7 +176,7 @@ async def test_a_caller_that_gives_up_loses_no_sandbox() -> None:
         engine.gate.set()
         await anyio.wait_all_tasks_blocked()
         assert pools.counts() == {"sandboxes": 1, "warm": 1, "waiting": 0}
-        _, warm = await pools.acquire(PYTHON, "next", silent)
+        _, warm, _ = await pools.acquire(PYTHON, "next", silent)
         assert warm
 
 
