@@ -27,19 +27,13 @@ async def measure_sustained(bench: Bench) -> None:
     rates = {count: await run_sync(bench.raw.rate, count, trial) for count in (1, 2, 3, 4)}
     best = max(rates, key=rates.__getitem__)
     bench.say(f"one-shot runs in a row, in turns with the raw engine at concurrency {best}")
-    raw, raw_runs, ours, busy, again, busy_again = (Samples() for _ in range(6))
-    shares: list[float] = []
+    raw, raw_runs, ours, busy = Samples(), Samples(), Samples(), Samples()
     async with http_server(bench.directory, "sustained", parallel_starts=best) as server:
         for _ in range(bench.times(3, 1)):
             await server.quiet(bench.api)
             raw.add(await run_sync(bench.raw.rate, best, bench.times(24, 12)))
             raw_runs.add(await run_sync(partial(bench.raw.rate, best, bench.times(24, 12), run=True)))
             ours.add(await _one_shots(server, bench.times(40, 16), busy))
-            await server.quiet(bench.api)
-            rate, share = await _reused(server, bench.times(2000, 200), busy_again)
-            again.add(rate)
-            shares.append(share)
-    share = sum(shares) / len(shares)
     bench.rows += [
         Row.of("raw engine: create", create),
         Row.of("raw engine: start", start),
@@ -64,18 +58,6 @@ async def measure_sustained(bench: Bench) -> None:
             note=f"{ours.p50 / raw_runs.p50:.2f} x the raw rate with a first run in each",
         ),
         Row.of("one such call under that load", busy),
-        Row(
-            "one-shot runs, reuse: same_principal",
-            "/s",
-            again.p50,
-            samples=len(again),
-            target=">= 25 x raw rate",
-            ratio=again.p50 / raw.p50,
-            bound=25,
-            at_most=False,
-            note=f"over HTTP, {CALLERS} callers in one process; {share:.0%} of the runs were in a scrubbed sandbox",
-        ),
-        Row.of("one such call under that load (reuse)", busy_again),
     ]
 
 
@@ -94,25 +76,6 @@ async def _one_shots(server: Server, total: int, taken: Samples) -> float:
     # The last callers find no others beside them, so neither the start nor the end is the steady state.
     steady = ends[server.warm : len(ends) - CALLERS // 2]
     return (len(steady) - 1) / (steady[-1] - steady[0])
-
-
-async def _reused(server: Server, total: int, taken: Samples) -> tuple[float, float]:
-    """Runs per second that ask for reuse, and the share of them that got it. The first ones, which use up
-    the warm sandboxes, are not counted."""
-    ends: list[float] = []
-    reused: list[bool] = []
-
-    async def caller(client: Client, count: int) -> None:
-        for _ in range(count):
-            result = await taken.time(lambda: run_code(client, "print(1)", reuse="same_principal"))
-            ends.append(time.perf_counter())
-            reused.append(bool(result["timings"]["reused"]))
-
-    async with http_client(server, session=False) as client, anyio.create_task_group() as callers:
-        for _ in range(CALLERS):
-            callers.start_soon(caller, client, total // CALLERS)
-    steady = ends[total // 10 : len(ends) - CALLERS // 2]
-    return (len(steady) - 1) / (steady[-1] - steady[0]), sum(reused) / len(reused)
 
 
 async def measure_cold(bench: Bench) -> None:

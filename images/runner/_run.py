@@ -316,7 +316,17 @@ class Run:
             if fd in self.pipes and self.drained > DRAIN_LIMIT:
                 self._close_pipe(fd)
         if not self.pipes:
-            self.supervisor.close(self.number, self._result())
+            self._close()
+
+    def _close(self):
+        result = self._result()
+        found = result["artifacts"]
+        nothing = not found["files"] and not found["omitted"] and found["complete"]
+        if self.request.get("reuse") and nothing and self.alone and not self.cause:
+            result["clean"] = self.supervisor.is_clean()
+        self.supervisor.close(self.number, result)
+        if result["clean"]:
+            self.supervisor.begin_anew()
 
     def _result(self):
         exit_code, number = _decode(self.status)
@@ -338,6 +348,7 @@ class Run:
             "interpreter": self._interpreter_state(),
             "fresh": self.fresh,
             "ended": self._others_ended(),
+            "clean": False,
             "artifacts": self.supervisor.artifacts.scan(),
         }
 

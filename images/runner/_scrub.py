@@ -77,6 +77,15 @@ class Baseline:
         for name, look in self._looks().items():
             _compare(name, self.facts, look())
 
+    def problem(self):
+        """What is not as it was, or nothing; then the directories' times are restored, too."""
+        try:
+            self.check()
+            self.restore()
+        except (Dirty, OSError) as error:
+            return str(error)[:200]
+        return ""
+
     def restore(self):
         """What nobody notices: when a directory was last changed."""
         for path, times in self.times.items():
@@ -101,7 +110,7 @@ class Scrub:
     def start(self):
         if not self.supervisor.kill_interpreters():
             self._close("processes could not be ended")
-        elif (problem := self._problem()) and self.baseline.facts:
+        elif (problem := self.baseline.problem()) and self.baseline.facts:
             self._clean()
         else:
             self._close(problem)
@@ -128,16 +137,7 @@ class Scrub:
     def step(self):
         if self.pid in self.supervisor.statuses:
             del self.supervisor.statuses[self.pid]
-            self._close(self._problem())
-
-    def _problem(self):
-        """What is not as it was, or nothing."""
-        try:
-            self.baseline.check()
-            self.baseline.restore()
-        except (Dirty, OSError) as error:
-            return str(error)[:200]
-        return ""
+            self._close(self.baseline.problem())
 
     def _close(self, problem):
         self.supervisor.close(self.number, {"ok": not problem, "problem": problem})

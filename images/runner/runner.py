@@ -44,7 +44,7 @@ Operations (OPEN):
        CLOSE as for write, with its facts. CANCEL ends it without a trace; _file_ops.py has the details.
   {"op": "process", "do": ...}        a background process, while a run goes on or not: see _background.py
   {"op": "run", "mode": "fork"|"spawn", "code": ..., "args": [...], "cpu": seconds|null,
-   "stdin": bool, "keep": bool, "driver": null|"python"|"node"|"bash",
+   "stdin": bool, "keep": bool, "reuse": bool, "driver": null|"python"|"node"|"bash",
    "file": "main.py", "out": "main", "build": [...], "argv": ["/usr/bin/node", "{file}"]}
        fork:  the code runs in a fork of this interpreter.
        spawn: the code is written to a file and argv is executed; {file} and {out} in it become paths.
@@ -64,6 +64,7 @@ Operations (OPEN):
               "interpreter": null|"kept"|"gone",    null: none was asked to run anything
               "fresh": bool,                        this cell was its first
               "ended": [drivers],   other kept interpreters that have ended since the last run's CLOSE
+              "clean": bool,        with "reuse": proved as by a scrub, which then needs no asking for
               "artifacts": {"files": [["plots/a%20b.png", size]...], "omitted": n, "complete": bool}}
                                     regular files in /workspace that it created or changed: paths below it,
                                     percent-encoded bytes; how many more there are; whether all was looked at
@@ -309,6 +310,10 @@ class Supervisor:
             self.drop_interpreter(interpreter)
         alone, _ended = self.kill_all()
         return alone
+
+    def is_clean(self):
+        """Whether nothing is left of any run, without removing anything. Asked as the only channel ends."""
+        return len(self.channels) == 1 and not self.interpreters and not self.baseline.problem()
 
     def begin_anew(self):
         """The sandbox is as before its first run: so are we."""

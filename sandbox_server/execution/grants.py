@@ -53,6 +53,6 @@ class Sizing:
     store: int = 256 * 1024**2
     store_ttl: float = 900.0
     reap_every: float = 30.0
-    reuse_uses: int = 100
+    reuse_uses: int = 1000
     reuse_each: int = 8
     reuse_idle: float = 60.0

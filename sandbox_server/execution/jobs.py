@@ -43,6 +43,7 @@ class CloseReport(BaseModel):
     alone: bool
     interpreter: Literal["kept", "gone"] | None
     fresh: bool
+    clean: bool = False
     ended: Annotated[list[Literal["python", "node", "bash"]], Field(max_length=3)] = []
     artifacts: ArtifactsReport = ArtifactsReport(files=[], omitted=0, complete=True)
 
@@ -67,7 +68,7 @@ class ResetReport(BaseModel):
 @dataclass(frozen=True, slots=True)
 class Job:
     """One run as the runner needs it. Times in seconds; `cpu` None means no limit of its own. With
-    `keep` the interpreter of `driver` runs it and lives on."""
+    `keep` the interpreter of `driver` runs it and lives on. `reuse`: look whether the sandbox is clean."""
 
     mode: Literal["fork", "spawn"]
     file: str
@@ -81,6 +82,7 @@ class Job:
     driver: str | None = None
     build: tuple[str, ...] = ()
     out: str = "main"
+    reuse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ def encode_run(job: Job) -> bytes:
         "args": list(job.args),
         "stdin": bool(job.stdin),
         "keep": job.keep,
+        "reuse": job.reuse,
         "cpu": job.cpu,
         "driver": job.driver,
         "build": list(job.build),

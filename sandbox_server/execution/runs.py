@@ -78,6 +78,7 @@ def job_for(request: RunRequest, grant: Grant, *, keep: bool) -> Job:
         driver=language.driver,
         build=build,
         out=language.out,
+        reuse=request.reuse and not keep,
     )
 
 

@@ -64,6 +64,8 @@ class Sandbox:
         """Whose runs it is kept for between them, if it is."""
         self.uses = 0
         """Runs that it was scrubbed after."""
+        self.clean = False
+        """Its runner has proved that nothing is left of any run, and nothing has been done in it since."""
         self.lost = anyio.Event()
         self.runner: dict[str, object] = {}
         self._channels: dict[int, Channel | Transfer] = {}
@@ -189,6 +191,7 @@ class Sandbox:
         for a job that is too large to send.
         """
         message = encode_run(job)
+        self.clean = False
         number, channel = self._open(capture, on_event)
         begin = time.monotonic()
         cause: HostCause | None = None
@@ -224,6 +227,7 @@ class Sandbox:
             if channel.close is not None:
                 self._lose("its runner broke the protocol")
             return Exit(None, await self._death(), cause, wall)
+        self.clean = report.clean and report.alone
         if not report.alone:
             self._lose("processes of a run could not be ended")
         return Exit(report, None, cause, wall)
@@ -288,6 +292,7 @@ class Sandbox:
         takes a process of the sandbox's, as file operations do.
         Cancelling ends it. Raises SandboxLost if the sandbox ended, and what its source or sink raises.
         """
+        self.clean = False
         async with self._transfers if forks else self._asked:
             number = next(self._numbers)
             self._channels[number] = transfer
@@ -334,7 +339,6 @@ class Sandbox:
         """Make it as it was before its first run. Whether that is proved: if not, nobody may use it again."""
         report = await self._ask("scrub", SCRUB_SECONDS)
         if report.ok and self.alive:
-            self.uses += 1
             return True
         _log.info("a sandbox is not used again: %s", report.problem or "no answer in time")
         self._lose("it was not clean after a run")

@@ -46,8 +46,9 @@ class Spares:
         if sandbox.principal not in (None, principal) or sandbox.uses + 1 >= self._sizing.reuse_uses:
             return False
         sandbox.principal = principal
-        if not await sandbox.scrub() or self._is_in_the_way_of_others(principal):
+        if not (sandbox.clean or await sandbox.scrub()) or self._is_in_the_way_of_others(principal):
             return False
+        sandbox.uses += 1
         shelf = self._shelves.get(sandbox.profile)
         waiter = shelf.queue.next_reuser(principal) if shelf else None
         if shelf and waiter:
