@@ -65,7 +65,7 @@ class Pools:
         self._shelves = {profile: Shelf(profile) for profile in profiles}
         self._places = Places(sizing)
         self._rounds = Rounds()
-        self._spares = Spares(sizing, self._shelves, self._places, self._rounds)
+        self._spares = Spares(sizing, self._shelves, self._places, self._rounds, self.discard)
         self._owned: set[Sandbox] = set()
         self._turns = count(1)
         self._tasks: TaskGroup | None = None

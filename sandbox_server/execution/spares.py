@@ -28,15 +28,21 @@ class _Spare:
 class Spares:
     """The last used is the next to be used, so that what is not needed grows old.
 
-    `shelves`, `places` and `rounds` are those of the pools."""
+    `shelves`, `places` and `rounds` are those of the pools, which `discard` what is given up."""
 
     def __init__(
-        self, sizing: Sizing, shelves: Mapping[Profile, Shelf], places: Places, rounds: Rounds
+        self,
+        sizing: Sizing,
+        shelves: Mapping[Profile, Shelf],
+        places: Places,
+        rounds: Rounds,
+        discard: Callable[[Sandbox], None],
     ) -> None:
         self._sizing = sizing
         self._shelves = shelves
         self._places = places
         self._rounds = rounds
+        self._discard = discard
         self._kept: dict[tuple[str, Profile], deque[_Spare]] = {}
 
     async def keep(self, sandbox: Sandbox, principal: str) -> bool:
@@ -69,8 +75,10 @@ class Spares:
 
     def _put(self, sandbox: Sandbox, principal: str) -> bool:
         own = sum(len(spares) for (owner, _), spares in self._kept.items() if owner == principal)
-        if own >= self._sizing.reuse_each or len(self) >= self._sizing.sandboxes // 2:
+        if own >= self._sizing.reuse_each or self._sizing.sandboxes < 2:
             return False
+        if len(self) >= self._sizing.sandboxes // 2 and (oldest := self.give_up()):
+            self._discard(oldest)
         key = principal, sandbox.profile
         self._kept.setdefault(key, deque()).append(_Spare(sandbox, time.monotonic()))
         return True

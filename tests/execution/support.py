@@ -47,9 +47,10 @@ SIZING = Sizing(
 
 
 @asynccontextmanager
-async def managed(engine: FakeEngine, **sizing: Any) -> AsyncIterator[Manager]:
-    """A manager whose pools have settled."""
-    async with Manager(engine, GRANTS, replace(SIZING, **sizing)) as manager:
+async def managed(engine: FakeEngine, *, reuse: bool = False, **sizing: Any) -> AsyncIterator[Manager]:
+    """A manager whose pools have settled. `reuse`: its policy grants that."""
+    grants = {name: replace(grant, reuse=reuse) for name, grant in GRANTS.items()}
+    async with Manager(engine, grants, replace(SIZING, **sizing)) as manager:
         await anyio.wait_all_tasks_blocked()
         yield manager
 
@@ -78,11 +79,11 @@ async def run(
     on: str | None = None,
     principal: str = ANONYMOUS,
     session: str | None = None,
+    reuse: bool = False,
     **changes: Any,
 ) -> RunResult:
-    return await manager.run(
-        request(code, language, **changes), caller=Caller(principal, on), on_event=ignore, session=session
-    )
+    asked = replace(request(code, language, **changes), reuse=reuse)
+    return await manager.run(asked, caller=Caller(principal, on), on_event=ignore, session=session)
 
 
 @asynccontextmanager
