@@ -8,6 +8,7 @@ import _files as files
 import _interpreters as interpreters
 import _processes as processes
 import _python as python
+import _scrub as scrub
 import _wire as wire
 
 DRAIN_LIMIT = 4 * 1024 * 1024
@@ -316,17 +317,7 @@ class Run:
             if fd in self.pipes and self.drained > DRAIN_LIMIT:
                 self._close_pipe(fd)
         if not self.pipes:
-            self._close()
-
-    def _close(self):
-        result = self._result()
-        found = result["artifacts"]
-        nothing = not found["files"] and not found["omitted"] and found["complete"]
-        if self.request.get("reuse") and nothing and self.alone and not self.cause:
-            result["clean"] = self.supervisor.is_clean()
-        self.supervisor.close(self.number, result)
-        if result["clean"]:
-            self.supervisor.begin_anew()
+            scrub.conclude(self, self._result())
 
     def _result(self):
         exit_code, number = _decode(self.status)

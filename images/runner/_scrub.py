@@ -16,6 +16,7 @@ import resource
 import stat
 import time
 
+import _artifacts as artifacts
 import _files as files
 import _processes as processes
 
@@ -95,19 +96,49 @@ class Baseline:
                 os.utime(path)  # not ours: nobody but root could have set any time but now
 
 
+def is_clean(supervisor, found):
+    """Whether nothing is left of any run, without removing anything: not the files, either, that it was
+    `found` to have made, which somebody may want. Asked as the only channel ends."""
+    if found["files"] or found["omitted"] or not found["complete"]:
+        return False
+    if len(supervisor.channels) > 1 or supervisor.interpreters or supervisor.background.processes:
+        return False
+    return not supervisor.baseline.problem()
+
+
+def conclude(run, result):
+    """Close a run's channel. If it asks for that and left nothing, the next can begin anew."""
+    if run.request.get("reuse") and run.alone and not run.cause:
+        result["clean"] = is_clean(run.supervisor, result["artifacts"])
+    run.supervisor.close(run.number, result)
+    if result["clean"]:
+        begin_anew(run.supervisor)
+
+
+def begin_anew(supervisor):
+    """The sandbox is as before its first run: so is the supervisor."""
+    supervisor.artifacts = artifacts.Artifacts()
+    supervisor.ended.clear()
+    supervisor.statuses.clear()
+    supervisor.out.flush()  # whoever waits for this need not wait for the fork
+    supervisor.fork_ahead()
+
+
 class Scrub:
     """The channel of one: quick if nothing was left, and otherwise with a child that removes it."""
 
     outlives_runs = False
 
-    def __init__(self, supervisor, number, baseline):
+    def __init__(self, supervisor, number):
         self.supervisor = supervisor
         self.number = number
-        self.baseline = baseline
+        self.baseline = supervisor.baseline
         self.credit = 0
         self.pid = None
 
     def start(self):
+        self.supervisor.channels[self.number] = self
+        self.supervisor.background.clear()
         if not self.supervisor.kill_interpreters():
             self._close("processes could not be ended")
         elif (problem := self.baseline.problem()) and self.baseline.facts:
@@ -142,7 +173,7 @@ class Scrub:
     def _close(self, problem):
         self.supervisor.close(self.number, {"ok": not problem, "problem": problem})
         if not problem:
-            self.supervisor.begin_anew()
+            begin_anew(self.supervisor)
 
 
 def _compare(name, facts, now):

@@ -211,7 +211,7 @@ class Supervisor:
         gc.collect()
         gc.freeze()
         self.baseline = scrub.Baseline()
-        self._fork_ahead()
+        self.fork_ahead()
         self.out.send_json(
             wire.READY,
             0,
@@ -224,10 +224,9 @@ class Supervisor:
             },
         )
 
-    def _fork_ahead(self):
-        """Make the process of the first run, or of the first after a scrub, now, while nobody waits: a fork
-        takes longer the more was preloaded. It is gone or taken before any program runs, so none can meddle
-        with it."""
+    def fork_ahead(self):
+        """Make the process of the next run while nobody waits: a fork takes longer the more was preloaded. It is
+        gone or taken before any program runs, so none can meddle with it."""
         try:
             self.ahead = Python(processes.fork, become)
         except OSError:
@@ -262,9 +261,7 @@ class Supervisor:
             self.close(number, {"ok": self.kill_interpreters()})
             self.ended.clear()  # who asked for it knows
         elif op == "scrub":
-            self.background.clear()
-            self.channels[number] = scrub.Scrub(self, number, self.baseline)
-            self.channels[number].start()
+            scrub.Scrub(self, number).start()
         elif op == "ping":
             self.close(number, {"ok": True})
         else:
@@ -310,18 +307,6 @@ class Supervisor:
             self.drop_interpreter(interpreter)
         alone, _ended = self.kill_all()
         return alone
-
-    def is_clean(self):
-        """Whether nothing is left of any run, without removing anything. Asked as the only channel ends."""
-        return len(self.channels) == 1 and not self.interpreters and not self.baseline.problem()
-
-    def begin_anew(self):
-        """The sandbox is as before its first run: so are we."""
-        self.artifacts = artifacts.Artifacts()
-        self.ended.clear()
-        self.statuses.clear()
-        self.out.flush()  # whoever waits for this need not wait for the fork
-        self._fork_ahead()
 
     def drop_interpreter(self, interpreter):
         """Forget a kept interpreter; whoever calls has killed it or will."""

@@ -144,7 +144,8 @@ import locale, resource, wave
 os.chdir("/usr"); os.umask(0o777); os.nice(5); os.environ["LEFT"] = "x"; locale.setlocale(locale.LC_ALL, "C")
 for number in (0, 1, 7):
     resource.setrlimit(number, (20, 20))
-signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()); signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 signal.setitimer(signal.ITIMER_REAL, 100); signal.alarm(100)
 sys.path.insert(0, "/left")
 """,
@@ -186,9 +187,7 @@ async def left_by(lab: Lab, code: str, language: str = "python") -> tuple[dict[s
     return *await seen(lab, principal), result
 
 
-@pytest.mark.parametrize(
-    "what", ["System V objects", "modes, times and attributes of its directories"]
-)
+@pytest.mark.parametrize("what", ["System V objects", "modes, times and attributes of its directories"])
 async def test_what_is_left_can_be_seen_as_long_as_nobody_scrubs(cell: Run, lab: Lab, what: str) -> None:
     """75. Or the tests below would show nothing."""
     fresh, _ = await seen(lab, uuid4().hex)
