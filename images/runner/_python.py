@@ -40,6 +40,7 @@ OURS = (
     "_rich",
     "_ring",
     "_run",
+    "_scrub",
     "_trees",
     "_wire",
 )

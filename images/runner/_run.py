@@ -9,6 +9,7 @@ import _files as files
 import _interpreters as interpreters
 import _processes as processes
 import _python as python
+import _scrub as scrub
 import _wire as wire
 
 DRAIN_LIMIT = 4 * 1024 * 1024
@@ -327,7 +328,7 @@ class Run:
             if fd in self.pipes and self.drained > DRAIN_LIMIT:
                 self._close_pipe(fd)
         if not self.pipes:
-            self.supervisor.close(self.number, self._result())
+            scrub.conclude(self, self._result())
 
     def _result(self):
         exit_code, number = _decode(self.status)
@@ -349,6 +350,7 @@ class Run:
             "interpreter": self._interpreter_state(),
             "fresh": self.fresh,
             "ended": self._others_ended(),
+            "clean": False,
             "artifacts": self.supervisor.artifacts.scan(),
         }
 

@@ -40,6 +40,8 @@ Operations (OPEN):
                                       is left, kept interpreters included; files stay
   {"op": "trust", "pem": ...}         CLOSE {"ok": true} or as for write
                                       Certificates, for the programs of all runs with `egress` from now on.
+  {"op": "scrub"}                     CLOSE {"ok": bool, "problem": text}: whether it is proved that all is as
+                                      before the first run, and if not, why; files are gone in any case
   {"op": "write", "path": "a/b.csv", "append": false, "at": int|null, "mode": int|null}, then DATA... END
                                       CLOSE {"ok": true, "size": n} or
                                             {"ok": false, "error": "ENOSPC", "message": ...}
@@ -49,7 +51,8 @@ Operations (OPEN):
        CLOSE as for write, with its facts. CANCEL ends it without a trace; _file_ops.py has the details.
   {"op": "process", "do": ...}        a background process, while a run goes on or not: see _background.py
   {"op": "run", "mode": "fork"|"spawn", "code": ..., "args": [...], "cpu": seconds|null,
-   "stdin": bool, "keep": bool, "driver": null|"python"|"node"|"bash", "egress": null|{"tunnels": n},
+   "stdin": bool, "keep": bool, "reuse": bool, "driver": null|"python"|"node"|"bash",
+   "egress": null|{"tunnels": n},
    "file": "main.py", "out": "main", "build": [...], "argv": ["/usr/bin/node", "{file}"]}
        fork:  the code runs in a fork of this interpreter.
        spawn: the code is written to a file and argv is executed; {file} and {out} in it become paths.
@@ -70,6 +73,7 @@ Operations (OPEN):
               "interpreter": null|"kept"|"gone",    null: none was asked to run anything
               "fresh": bool,                        this cell was its first
               "ended": [drivers],   other kept interpreters that have ended since the last run's CLOSE
+              "clean": bool,        with "reuse": proved as by a scrub, which then needs no asking for
               "artifacts": {"files": [["plots/a%20b.png", size]...], "omitted": n, "complete": bool}}
                                     regular files in /workspace that it created or changed: paths below it,
                                     percent-encoded bytes; how many more there are; whether all was looked at
@@ -95,6 +99,7 @@ import _artifacts as artifacts
 import _egress as egress
 import _files as files
 import _processes as processes
+import _scrub as scrub
 import _trees as trees
 import _wire as wire
 from _background import Background
@@ -128,6 +133,7 @@ class Supervisor:
         self.trusted = None
         self.artifacts = artifacts.Artifacts()
         self.background = Background(self)
+        self.baseline = None
         self.poll.register(wire_in, select.POLLIN)
         self.poll.register(self.wake, select.POLLIN)
 
@@ -220,7 +226,8 @@ class Supervisor:
         processes.clear_preload_traces()
         gc.collect()
         gc.freeze()
-        self._fork_ahead()
+        self.baseline = scrub.Baseline()
+        self.fork_ahead()
         self.out.send_json(
             wire.READY,
             0,
@@ -233,9 +240,9 @@ class Supervisor:
             },
         )
 
-    def _fork_ahead(self):
-        """Make the process of the first run now, while nobody waits: a fork takes longer the more was
-        preloaded. It is gone or taken before any program runs, so none can meddle with it."""
+    def fork_ahead(self):
+        """Make the process of the next run while nobody waits: a fork takes longer the more was preloaded. It is
+        gone or taken before any program runs, so none can meddle with it."""
         try:
             self.ahead = Python(processes.fork, become)
         except OSError:
@@ -251,7 +258,7 @@ class Supervisor:
         if self.run is None:
             self._see_that_all_is_still()
         self.artifacts.opened(number, request)
-        if op in ("run", "reset") and self.run is not None:
+        if (op in ("run", "reset") and self.run is not None) or (op == "scrub" and self.channels):
             self.close(number, {"ok": False, "error": "EBUSY", "message": "a run is going on"})
         elif op == "run":
             self.run = self.channels[number] = Run(self, number, request)
@@ -271,6 +278,8 @@ class Supervisor:
             self.ended.clear()  # who asked for it knows
         elif op == "trust":
             self.close(number, self._trust(request["pem"]))
+        elif op == "scrub":
+            scrub.Scrub(self, number).start()
         elif op == "ping":
             self.close(number, {"ok": True})
         else:
@@ -354,7 +363,7 @@ class Supervisor:
         """Before anything begins: nothing that was started between two calls may live on in the next."""
         self.end_who_moved()
         if self.ahead is not None:
-            return  # no program has run yet
+            return  # no program has run yet, or what had was scrubbed
         still = all(processes.is_still(interpreter.pid) for interpreter in self.interpreters.values())
         if not (still and self._is_alone()):
             self.kill_interpreters()

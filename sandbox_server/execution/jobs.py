@@ -43,6 +43,7 @@ class CloseReport(BaseModel):
     alone: bool
     interpreter: Literal["kept", "gone"] | None
     fresh: bool
+    clean: bool = False
     ended: Annotated[list[Literal["python", "node", "bash"]], Field(max_length=3)] = []
     artifacts: ArtifactsReport = ArtifactsReport(files=[], omitted=0, complete=True)
 
@@ -56,15 +57,18 @@ class PutReport(BaseModel):
 
 
 class ResetReport(BaseModel):
+    """Of a reset, and of a scrub, which says what was in its way."""
+
     model_config = ConfigDict(strict=True, extra="ignore")
 
     ok: bool
+    problem: Annotated[str, Field(max_length=400)] = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One run as the runner needs it. Times in seconds; `cpu` None means no limit of its own. With
-    `keep` the interpreter of `driver` runs it and lives on."""
+    `keep` the interpreter of `driver` runs it and lives on. `reuse`: look whether the sandbox is clean."""
 
     mode: Literal["fork", "spawn"]
     file: str
@@ -78,6 +82,7 @@ class Job:
     driver: str | None = None
     build: tuple[str, ...] = ()
     out: str = "main"
+    reuse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,18 @@ class Exit:
     host_cause: HostCause | None
     wall: float
 
+    @property
+    def ended_by_itself(self) -> bool:
+        """Neither we nor the kernel had to end it, and nothing of it is left."""
+        report = self.report
+        return (
+            report is not None
+            and self.host_cause is None
+            and report.cause is None
+            and report.oom_kills == 0
+            and report.alone
+        )
+
 
 def encode_run(job: Job, *, tunnels: int = 0) -> bytes:
     """The payload of its OPEN, with as many tunnels at once as it may have. Raises
@@ -105,6 +122,7 @@ def encode_run(job: Job, *, tunnels: int = 0) -> bytes:
         "args": list(job.args),
         "stdin": bool(job.stdin),
         "keep": job.keep,
+        "reuse": job.reuse,
         "cpu": job.cpu,
         "driver": job.driver,
         "build": list(job.build),

@@ -19,6 +19,7 @@ from sandbox_server.errors import (
     ConfigError,
     EngineUnavailable,
     InvalidRequest,
+    PolicyDenied,
     SandboxLost,
     SandboxServerError,
 )
@@ -161,6 +162,7 @@ class Manager:
             max_output=max(grant.ceiling.output for grant in grants),
             default_output=min(grant.defaults.output for grant in grants),
             max_files_bytes=max(grant.profile.limits.workspace for grant in grants),
+            reuse=any(grant.reuse for grant in grants),
         )
 
     @property
@@ -195,6 +197,8 @@ class Manager:
     ) -> RunResult:
         clock = Clock(time.monotonic())
         grant = self._grant(request)
+        if request.reuse:
+            _check_reuse(grant, caller, session)
         limits = effective_limits(request.limits, grant)
         files = tuple(replace(file, path=workspace_path(file.path)) for file in request.files)
         request = replace(request, limits=limits, files=files)
@@ -249,26 +253,32 @@ class Manager:
         self, request: RunRequest, grant: Grant, caller: Caller, clock: Clock, on_event: OnEvent
     ) -> RunResult:
         sandbox = await self._prepared(request, grant.profile, caller.principal, clock, on_event)
+        again = False
         async with leftovers(self._store, caller) as left:
             try:
                 capture = capture_for(request.limits, left.overflow)
                 outlet = self._outlet(sandbox, request, grant, caller)
                 exit = await sandbox.run(job_for(request, grant, keep=False), capture, on_event, outlet)
                 files = await left.keep_files(sandbox, exit)
+                # A listener and certificates would not pass the scrub.
+                again = request.reuse and exit.ended_by_itself and outlet is None
             finally:
-                self._pools.discard(sandbox)
+                if again:
+                    self._pools.give_back(sandbox, caller.principal)
+                else:
+                    self._pools.discard(sandbox)
             result = result_of(exit, capture, grant, clock, SessionInfo(None, "none"))
             return await with_leftovers(result, capture, exit, files)
 
     async def _prepared(
         self, request: RunRequest, profile: Profile, principal: str, clock: Clock, on_event: OnEvent
     ) -> Sandbox:
-        """A fresh sandbox with the request's files in it.
+        """A fresh sandbox, or one that may be used again, with the request's files in it.
 
         One that dies before the code was sent has run nothing: another is taken, a few times.
         """
         for attempt in range(_FRESH_TRIES):
-            sandbox = await self._acquire(profile, principal, clock, on_event)
+            sandbox = await self._acquire(profile, principal, clock, on_event, reuse=request.reuse)
             try:
                 for file in request.files:
                     await sandbox.put(file)
@@ -282,13 +292,17 @@ class Manager:
                 raise
         raise AssertionError("unreachable")
 
-    async def _acquire(self, profile: Profile, principal: str, clock: Clock, on_event: OnEvent) -> Sandbox:
+    async def _acquire(
+        self, profile: Profile, principal: str, clock: Clock, on_event: OnEvent, *, reuse: bool
+    ) -> Sandbox:
         def tell(position: int) -> None:
             on_event(Queued(position))
 
         begin = time.monotonic()
-        sandbox, clock.warm = await self._pools.acquire(profile, principal, tell)
-        clock.acquired += time.monotonic() - begin
+        sandbox, clock.warm, queued = await self._pools.acquire(profile, principal, tell, reuse=reuse)
+        clock.queued += queued
+        clock.acquired += time.monotonic() - begin - queued
+        clock.reused = sandbox.uses > 0
         return sandbox
 
     # --- sessions
@@ -365,6 +379,21 @@ class Manager:
             raise self._desk.registry.over(session.id, session.principal)
         session.adopt(sandbox)
         return sandbox
+
+
+def _check_reuse(grant: Grant, caller: Caller, session: str | None) -> None:
+    """Raises PolicyDenied or InvalidRequest if this call can't have it."""
+    if not grant.reuse:
+        raise PolicyDenied(
+            f"the policy does not grant reuse for {grant.language.name}",
+            rule="code.reuse",
+            hint="nothing was run; leave reuse out",
+        )
+    if session is not None or caller.connection is not None:
+        raise InvalidRequest(
+            "reuse is for runs without a session, and this call has one",
+            hint="nothing was run; leave reuse out: a session keeps its sandbox anyway",
+        )
 
 
 def _quiet(on_event: OnEvent) -> OnEvent:

@@ -43,6 +43,7 @@ _log = logging.getLogger(__name__)
 HANDSHAKE_SECONDS = 30.0
 PUT_SECONDS = 30.0
 RESET_SECONDS = 5.0
+SCRUB_SECONDS = 3.0  # then destroying it is quicker
 INTERRUPT_GRACE = 0.06  # for a cell to stop, so that its interpreter's state is kept
 KILL_GRACE = 1.0  # for the runner to kill a run, before the whole container is destroyed
 SEND_SECONDS = 2.0
@@ -61,7 +62,13 @@ class Sandbox:
     def __init__(self, container: Container, profile: Profile) -> None:
         self.container = container
         self.profile = profile
-        self.started = time.monotonic()
+        self.begun = self.started = time.monotonic()
+        self.principal: str | None = None
+        """Whose runs it is kept for between them, if it is."""
+        self.uses = 0
+        """Runs that it was scrubbed after."""
+        self.clean = False
+        """Its runner has proved that nothing is left of any run, and nothing has been done in it since."""
         self.lost = anyio.Event()
         self.runner: dict[str, object] = {}
         self._channels: dict[int, Channel | Transfer] = {}
@@ -206,6 +213,7 @@ class Sandbox:
         if outlet and outlet.trust != self._trusted:
             await self._trust(outlet.trust)
         message = encode_run(job, tunnels=self._tunnels.open(outlet) if outlet else 0)
+        self.clean = False
         number, channel = self._open(capture, on_event)
         begin = time.monotonic()
         cause: HostCause | None = None
@@ -261,6 +269,7 @@ class Sandbox:
             if channel.close is not None:
                 self._lose("its runner broke the protocol")
             return Exit(None, await self._death(), cause, wall)
+        self.clean = report.clean and report.alone
         if not report.alone:
             self._lose("processes of a run could not be ended")
         return Exit(report, None, cause, wall)
@@ -325,6 +334,7 @@ class Sandbox:
         takes a process of the sandbox's, as file operations do.
         Cancelling ends it. Raises SandboxLost if the sandbox ended, and what its source or sink raises.
         """
+        self.clean = False
         async with self._transfers if forks else self._asked:
             number = next(self._numbers)
             self._channels[number] = transfer
@@ -361,24 +371,33 @@ class Sandbox:
 
         Raises SandboxLost if the runner does not prove that nothing is left.
         """
-        number, channel = self._open()
-        try:
-            with anyio.move_on_after(RESET_SECONDS):
-                await self._send(wire.encode_json(Type.OPEN, number, {"op": "reset"}))
-                await channel.attention.wait()
-        finally:
-            del self._channels[number]
-        if not self._was_reset(channel):
+        if not (await self._ask("reset", RESET_SECONDS)).ok:
             self._lose("its processes could not be ended")
             raise SandboxLost(
                 "the sandbox was lost while it was reset", hint="create another session; its files are gone"
             )
 
-    def _was_reset(self, channel: Channel) -> bool:
+    async def scrub(self) -> bool:
+        """Make it as it was before its first run. Whether that is proved: if not, nobody may use it again."""
+        report = await self._ask("scrub", SCRUB_SECONDS)
+        if report.ok and self.alive:
+            return True
+        _log.info("a sandbox is not used again: %s", report.problem or "no answer in time")
+        self._lose("it was not clean after a run")
+        return False
+
+    async def _ask(self, operation: str, seconds: float) -> ResetReport:
+        number, channel = self._open()
         try:
-            return channel.close is not None and ResetReport.model_validate_json(channel.close.payload).ok
+            with anyio.move_on_after(seconds):
+                await self._send(wire.encode_json(Type.OPEN, number, {"op": operation}))
+                await channel.attention.wait()
+        finally:
+            del self._channels[number]
+        try:
+            return ResetReport.model_validate_json(channel.close.payload if channel.close else b"{}")
         except ValidationError:
-            return False
+            return ResetReport(ok=False)
 
     async def destroy(self) -> bool:
         """Destroy the container, shielded and bounded. Returns whether it is gone; if not, the

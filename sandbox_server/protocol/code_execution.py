@@ -7,7 +7,7 @@ import binascii
 import difflib
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import mcp_types as types
 from pydantic import Field
@@ -64,6 +64,9 @@ class CodeExecutionArguments(Arguments):
         [], max_length=MAX_ITEMS, description="Written to /workspace before the run."
     )
     max_output: int | None = Field(None, description="Bytes shown of each stream.")
+    reuse: Literal["none", "same_principal"] = Field(
+        "none", description="Without a session: take a sandbox scrubbed after your own runs; faster."
+    )
 
 
 def code_execution(executor: Executor) -> Tool:
@@ -100,6 +103,8 @@ def _schema(tool: Tool, executor: Executor) -> dict[str, Any]:
     properties = schema["properties"]
     properties["language"]["enum"] = list(executor.languages())
     properties["timeout"] |= {"exclusiveMinimum": 0, "maximum": caps.max_wall, "default": caps.default_wall}
+    if not caps.reuse:
+        del properties["reuse"]  # nobody could use it, and everybody would read it
     properties["max_output"] |= {"minimum": 0, "maximum": caps.max_output, "default": caps.default_output}
     return schema
 
@@ -119,6 +124,7 @@ def to_request(arguments: CodeExecutionArguments, *, caps: Caps, languages: tupl
         stdin=arguments.stdin.encode(),
         files=_decode_files(arguments.files, caps),
         limits=RunLimits(wall=wall, cpu=wall, output=output),
+        reuse=arguments.reuse == "same_principal",
     )
 
 

@@ -91,6 +91,7 @@ def _structured(
             "run_seconds": _seconds(timings.run),
             "total_seconds": _seconds(timings.total),
             "warm": timings.warm,
+            "reused": timings.reused,
         },
         "session": {
             "id": session.id,
