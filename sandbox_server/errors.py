@@ -9,8 +9,11 @@ SandboxServerError
 + NotFound             no such thing, or not the caller's tool error
 + Busy                 no capacity now, retry later       tool error with retry_after
 + EngineUnavailable    the engine is down                 tool error, never shown as program output
++ AuditUnavailable     the decision log can't be written  tool error; nothing was run
 + UpstreamFailed       a remote server did not answer   tool error; what was asked for may have happened
   + UpstreamUnreachable  nothing was sent to it         tool error
++ DatabaseUnavailable  a database does not answer         tool error; nothing was run
++ ChangeUndecided      lost while committing            tool error; the change may be there
 + SandboxLost          the sandbox died under a run       tool error; the code may have run
 """
 
@@ -93,6 +96,26 @@ class EngineUnavailable(SandboxServerError):
 
     code = "engine_unavailable"
     retry_safe = True
+
+
+class AuditUnavailable(SandboxServerError):
+    """The decision log can't be written, and what is not recorded is not done; nothing was run."""
+
+    code = "audit_unavailable"
+    retry_safe = True
+
+
+class DatabaseUnavailable(SandboxServerError):
+    """A database does not answer or refuses the server's login; nothing was run."""
+
+    code = "database_unavailable"
+    retry_safe = True
+
+
+class ChangeUndecided(SandboxServerError):
+    """The connection went while a change was committed. It may be there."""
+
+    code = "change_undecided"
 
 
 class SandboxLost(SandboxServerError):

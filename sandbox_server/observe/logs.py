@@ -89,6 +89,16 @@ def _safe(key: str, value: object, depth: int = 0) -> object:
     return visible(_SECRET_TEXT.sub("[secret]", str(value)), keep_lines=key == "exception")
 
 
+def looks_secret(key: str) -> bool:
+    """Whether what is called `key` (a header, an argument, a parameter) is likely to be a secret."""
+    return _SECRET_KEY.search(key) is not None
+
+
+def without_secrets(text: str) -> str:
+    """`text` without credentials as they stand in headers and addresses."""
+    return _SECRET_TEXT.sub("[secret]", text)
+
+
 def visible(text: str, *, keep_lines: bool = False) -> str:
     """`text` with control characters as escapes and at most 2,000 characters long."""
     if len(text) > _LONGEST and not keep_lines:

@@ -29,6 +29,10 @@ class Compiled:
             for each in file.resources
         }
 
+    def remade(self, file: PolicyFile, revision: str) -> Compiled:
+        """Of another file, with the same aliases."""
+        return Compiled(file, revision, self._aliases)
+
     def membership(self, principal: Principal) -> Membership:
         return self._members.of(principal)
 

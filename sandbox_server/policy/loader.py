@@ -46,19 +46,8 @@ def load_policy(
 
     Raises ConfigError: unreadable, not strict YAML, unknown key, wrong unit, over a ceiling.
     """
-    try:
-        raw = _read(file)
-    except OSError as error:
-        raise ConfigError(
-            f"policy {file}: {error.strerror or error}", hint="give a readable file with --policy"
-        ) from None
-    return parse_policy(
-        raw,
-        source=str(file),
-        host_memory=host_memory,
-        aliases=aliases,
-        siblings=lambda name: _read(file.parent / name),
-    )
+    document = read_document(file)
+    return policy_of(document, source=str(file), host_memory=host_memory, aliases=aliases)
 
 
 def parse_policy(
@@ -70,6 +59,23 @@ def parse_policy(
     siblings: Reader | None = None,
 ) -> Policy:
     """As `load_policy`, of bytes. `source` is what errors call it, `siblings` reads what it includes."""
+    document = gather(raw, source=source, siblings=siblings)
+    return policy_of(document, source=source, host_memory=host_memory, aliases=aliases)
+
+
+def read_document(file: FilePath) -> Document:
+    """The file with all that it extends and includes, and where each value stands. Raises ConfigError."""
+    try:
+        raw = _read(file)
+    except OSError as error:
+        raise ConfigError(
+            f"policy {file}: {error.strerror or error}", hint="give a readable file with --policy"
+        ) from None
+    return gather(raw, source=str(file), siblings=lambda name: _read(file.parent / name))
+
+
+def gather(raw: bytes, *, source: str, siblings: Reader | None = None) -> Document:
+    """As `read_document`, of bytes."""
     presets = shipped("policies")
     known = [each.name.removesuffix(".yaml") for each in presets.glob("*.yaml") if ".test." not in each.name]
     try:
@@ -78,6 +84,17 @@ def parse_policy(
         raise refusal(source, [Found(error.mark, error.path, error.what)]) from None
     if not isinstance(document.data, dict):
         raise refusal(source, [Found(Mark(1, 1), (), "expected a mapping that starts with schema:")])
+    return document
+
+
+def policy_of(
+    document: Document,
+    *,
+    source: str,
+    host_memory: int = HOST_MEMORY,
+    aliases: AliasResolver | None = None,
+) -> Policy:
+    """What a document means. Raises ConfigError with every place that is wrong."""
     try:
         written = PolicyFile.model_validate(document.data)
     except ValidationError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sandbox_server.execution.grants import Grant, Sizing
 from sandbox_server.policy.compiled import Compiled
@@ -34,3 +34,7 @@ class Policy:
     unresolved: tuple[str, ...] = ()
     """Aliases of hosts that nothing resolved; rules with them match nothing."""
     compiled: Compiled = field(compare=False, repr=False, kw_only=True)
+
+    def with_file(self, file: PolicyFile) -> Policy:
+        """To ask what another file would decide: nothing but decisions is made anew."""
+        return replace(self, file=file, compiled=self.compiled.remade(file, self.revision))
