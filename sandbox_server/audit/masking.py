@@ -38,7 +38,7 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 @dataclass(frozen=True, slots=True)
 class AuditRules:
     """The policy's `audit:`. `log`: every decision, only what was refused or observed, or nothing.
-    `mask`: names (of headers, of keys) at any depth, and paths such as `params.password`, with `*` for any text.
+    `mask`: names (of headers, of keys) at any depth, paths such as `params.password`; `*` is any text.
     `on_failure`: whether calls go on when the log can't be written."""
 
     log: Literal["all", "denied", "none"] = "all"

@@ -113,7 +113,9 @@ def _tools(file: PolicyFile, path: Path) -> Iterator[Mutant]:
 def _addable(file: PolicyFile, name: str) -> Iterator[str]:
     """Tools that would do something for the role: that it has rules for, and does not have yet."""
     line = [file.roles[each] for each in closure(file, (name,))]
-    had = {tool for role in line if role.tools for tool in (*role.tools.allow, *role.tools.ask, *role.tools.deny)}
+    had = {
+        tool for role in line if role.tools for tool in (*role.tools.allow, *role.tools.ask, *role.tools.deny)
+    }
     code = any(role.code for role in line)
     useful = {
         "code_execution": code,

@@ -130,7 +130,8 @@ def test_everyone_gets_the_outside_world_only_with_a_warning() -> None:
 
 
 def test_egress_without_a_port_and_a_profile_without_a_role() -> None:
-    text = f"{HEAD}roles:\n  basic:\n{CODE}egress:\n  profiles:\n    p: {{allow: [a.example.org, 'b.example.org:80']}}\n"
+    profile = "egress:\n  profiles:\n    p: {allow: [a.example.org, 'b.example.org:80']}\n"
+    text = f"{HEAD}roles:\n  basic:\n{CODE}{profile}"
     assert sorted(found(text)) == [("no-port", 8), ("plain-http", 8), ("unused-profile", 8)]
 
 

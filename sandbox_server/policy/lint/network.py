@@ -61,7 +61,7 @@ class _Index:
                     self._below[".".join(labels[cut:])].append(rule)
 
     def above(self, host: HostPattern, of: _Rule) -> Iterator[_Rule]:
-        """Those that could cover the rule `of`, judged by this host of it and by how its first path begins."""
+        """Those that could cover the rule `of`, by this host of it and by how its first path begins."""
         first = _start((of.rule.paths or ("/**",))[0])
         starts = [first, *(first[:at] for at, letter in enumerate(first) if letter == "/")]
         for key in host_keys(host):
