@@ -90,7 +90,7 @@ def test_a_policy_that_does_not_load_is_not_linted_but_refused(place: Path) -> N
     for command in (["lint"], ["test"], ["show"], ["explain", "--tool", "web_api"], ["learn", "log"]):
         done = run(place, *command)
         assert done.returncode == 2, command
-        assert "policy.yaml:8:50: roles.analyst.web.allow[0].metods: unknown key, did you mean" in done.stderr
+        assert "policy.yaml:8:49: roles.analyst.web.allow[0].metods: unknown key, did you mean" in done.stderr
         assert "Traceback" not in done.stderr
     told = json.loads(run(place, "lint", "--json").stdout)
     assert "did you mean 'methods'?" in told["error"]["message"]

@@ -212,7 +212,11 @@ DATABASE = (
     + """
     tools: {allow: [database]}
     databases:
-      w: {dsn: "secret://w", dialect: postgres, relations: {allow: [sales.orders]}, functions: {allow: [count]}}
+      w:
+        dsn: "secret://w"
+        dialect: postgres
+        relations: {allow: [sales.orders]}
+        functions: {allow: [count]}
 """
 )
 
