@@ -11,8 +11,8 @@ THE WIRE, protocol 1. Our stdin and stdout carry frames, both ways:
 
     frame = length:u32 type:u8 channel:u32 payload         (big-endian; length counts the payload)
 
-Channel 0 is control; the host numbers the others and never uses a number twice. From 2**31 on they are ours:
-tunnels, which start with ACCEPT while a run with `egress` goes on; _egress.py has the details.
+Channel 0 is control; the host numbers the others and never uses a number twice. From 2**31 on they are
+tunnels, and ours to number: see _egress.py.
 
     host -> runner                                 runner -> host
      1 SETUP  0 {"preload": [module...]}            16 HELLO  0 {"protocol": 1}
