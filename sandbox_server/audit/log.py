@@ -79,7 +79,7 @@ class DecisionLog:
         try:
             await self._written(line)
         except AuditUnavailable:
-            if self._rules.on_failure == "deny":
+            if self._rules.on_failure == "stop":
                 raise
         except anyio.get_cancelled_exc_class():
             self.outcome(decision_id, "cancelled")
@@ -160,7 +160,7 @@ class DecisionLog:
 
     def _failed(self, batch: list[_Line], error: str) -> None:
         if self.healthy:
-            action = "calls are refused" if self._rules.on_failure == "deny" else "calls go on, unrecorded"
+            action = "calls are refused" if self._rules.on_failure == "stop" else "calls go on, unrecorded"
             self._log.error("the decision log can't be written", reason=error, consequence=action)
         self.healthy = False
         self._files.lost += len(batch)
@@ -191,7 +191,7 @@ async def open_log(
     try:
         await anyio.to_thread.run_sync(files.open)
     except OSError as error:
-        if rules.on_failure == "deny":
+        if rules.on_failure == "stop":
             files.close()
             raise ConfigError(
                 f"the decision log in {directory} can't be written: {error.strerror or error}",

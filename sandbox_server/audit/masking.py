@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Final, Literal
 
 from sandbox_server.audit.chain import MAX_LINE
@@ -37,14 +38,14 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 @dataclass(frozen=True, slots=True)
 class AuditRules:
     """The policy's `audit:`. `log`: every decision, only what was refused or observed, or nothing.
-    `mask`: names (of headers, of keys) at any depth, and paths such as `params.password`.
+    `mask`: names (of headers, of keys) at any depth, paths such as `params.password`; `*` is any text.
     `on_failure`: whether calls go on when the log can't be written."""
 
     log: Literal["all", "denied", "none"] = "all"
     code: Keep = "hash"
-    sql: Keep = "text"
-    mask: tuple[str, ...] = ("Authorization",)
-    on_failure: Literal["deny", "continue"] = "deny"
+    sql: Keep = "hash"
+    mask: tuple[str, ...] = ()
+    on_failure: Literal["stop", "continue"] = "stop"
 
     def wants(self, record: Mapping[str, object]) -> bool:
         """Whether this decision belongs in the log."""
@@ -59,8 +60,9 @@ class Masking:
     def __init__(self, rules: AuditRules, redact: Callable[[str], str] = str) -> None:
         self._rules = rules
         self._redact = redact
-        self._names = frozenset(each.lower() for each in rules.mask if "." not in each)
-        self._paths = frozenset(each.lower() for each in rules.mask if "." in each)
+        masks = [each.lower() for each in rules.mask]
+        self._names = tuple(each for each in masks if "." not in each)
+        self._paths = tuple(each for each in masks if "." in each)
 
     def clean(self, record: Mapping[str, object]) -> dict[str, object]:
         """A copy that may be written down. It fits on a line."""
@@ -77,7 +79,7 @@ class Masking:
 
     def _value(self, value: object, key: str, path: tuple[str, ...], *, call: bool) -> object:
         if call and path:
-            if key.lower() in self._names or ".".join(path).lower() in self._paths:
+            if _named(key, self._names) or _named(".".join(path), self._paths):
                 return MASKED
             if looks_secret(key) and not isinstance(value, bool | None):
                 return MASKED
@@ -141,9 +143,13 @@ class Masking:
         return f"{text[:most]}... ({beyond} characters more)" if beyond else text
 
     def _parameter(self, found: re.Match[str]) -> str:
-        if looks_secret(found[2]) or found[2].lower() in self._names:
+        if looks_secret(found[2]) or _named(found[2], self._names):
             return f"{found[1]}{found[2]}={MASKED}"
         return found[0]
+
+
+def _named(text: str, masks: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(text.lower(), mask) for mask in masks)
 
 
 def _plain(value: object) -> str:

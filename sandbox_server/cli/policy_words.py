@@ -9,7 +9,8 @@ from typing import Any
 def decision_lines(record: Mapping[str, Any]) -> Iterator[str]:
     """Of a decision record."""
     observed = " (only observed: it would be denied)" if record["would_deny"] else ""
-    yield f"{record['decision']}{observed}: {record['message']}"
+    message = f": {record['message']}" if record["message"] else ""
+    yield f"{record['decision']}{observed}{message}"
     yield f"  rule    {record['rule']}"
     yield f"  reason  {record['reason']}"
     for key in ("hint", "nearest"):

@@ -24,7 +24,8 @@ from sandbox_server.policy.schema.file import PolicyFile
 Tree = dict[str, Any]
 _MOST: Final = 5000
 """Different calls; more than that is no list for a human."""
-_STEPS: Final = 4
+_STEPS: Final = 16
+"""Additions for one call."""
 
 
 @dataclass(frozen=True, slots=True)

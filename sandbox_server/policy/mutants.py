@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from sandbox_server.guards.hosts import HostPattern
 from sandbox_server.policy.document import Path
 from sandbox_server.policy.refusals import dotted
+from sandbox_server.policy.roles import closure
 from sandbox_server.policy.schema.base import TOOLS
 from sandbox_server.policy.schema.databases import Database
 from sandbox_server.policy.schema.file import Match, PolicyFile
@@ -96,19 +97,35 @@ def _tools(file: PolicyFile, path: Path) -> Iterator[Mutant]:
     tools = file.roles[str(path[1])].tools
     if tools is None:
         return
-    for index, tool in enumerate(tools.deny):
+    for index in range(len(tools.deny)):
         yield _mutant(
             file, (*path, "deny"), _DROPPED, _without(tools.deny, index), rule=(*path, "deny", index)
         )
-        del tool
-    for tool in TOOLS:
-        if tool not in (*tools.allow, *tools.ask):
-            yield _mutant(file, (*path, "allow"), f"with {tool}", (*tools.allow, tool))
+    for tool in _addable(file, str(path[1])):
+        yield _mutant(file, (*path, "allow"), f"with {tool}", (*tools.allow, tool))
     for index, tool in enumerate(tools.ask):
         asked_no_more = tools.model_copy(
             update={"ask": _without(tools.ask, index), "allow": (*tools.allow, tool)}
         )
         yield _mutant(file, path, "no longer asked for", asked_no_more, rule=(*path, "ask", index))
+
+
+def _addable(file: PolicyFile, name: str) -> Iterator[str]:
+    """Tools that would do something for the role: that it has rules for, and does not have yet."""
+    line = [file.roles[each] for each in closure(file, (name,))]
+    had = {
+        tool for role in line if role.tools for tool in (*role.tools.allow, *role.tools.ask, *role.tools.deny)
+    }
+    code = any(role.code for role in line)
+    useful = {
+        "code_execution": code,
+        "process": code,
+        "sandbox": code,
+        "filesystem": code and any(role.files for role in line),
+        "web_api": any(role.web for role in line),
+        "database": any(role.databases for role in line),
+    }
+    return (tool for tool in TOOLS if tool not in had and useful[tool])
 
 
 def _rules(file: PolicyFile, path: Path, section: Any) -> Iterator[Mutant]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from sandbox_server.execution.languages import LANGUAGES
-from sandbox_server.guards import sql
 from sandbox_server.policy.decision import Decision, Json, Request
 from sandbox_server.policy.effective import SANDBOX_TOOLS, Effective
 from sandbox_server.policy.lint.data import dangerous
@@ -19,6 +18,7 @@ _OPS: Final[Mapping[str, tuple[str, ...]]] = {
     "edit": ("read", "write"), "create_dir": ("write",), "delete": ("delete",), "move": ("read", "delete"),
     "copy": ("read",),
 }  # fmt: skip
+_NAMED: Final = re.compile(r"(?:relation|function) ([A-Za-z_][A-Za-z0-9_.$]*) is not allowed")
 
 
 def propose(granted: Effective, role: str, request: Request, decision: Decision) -> Tree | None:
@@ -35,7 +35,7 @@ def propose(granted: Effective, role: str, request: Request, decision: Decision)
     if decision.reason == "files.no_rule":
         return _files(granted, role, decision)
     if kind == "sql":
-        return _database(granted, request, decision)
+        return _database(granted, decision)
     return None
 
 
@@ -95,34 +95,18 @@ def _files(granted: Effective, role: str, decision: Decision) -> Tree | None:
     return {"roles": {role: {"files": {"allow": tuple(rules)}}}} if rules else None
 
 
-def _database(granted: Effective, request: Request, decision: Decision) -> Tree | None:
-    """Relations and functions of a statement that may run otherwise; never another mode or operation."""
-    name = str(decision.canonical.get("database"))
-    grants = granted.databases.get(name, ())
-    query, operation = request.args.get("query"), request.args.get("operation", "select")
-    if not grants or not isinstance(query, str) or decision.rule.endswith("]"):
+def _database(granted: Effective, decision: Decision) -> Tree | None:
+    """One relation or function of a statement that may run otherwise; never another mode or operation."""
+    grants = granted.databases.get(str(decision.canonical.get("database")), ())
+    # The guard names one at a time, and the rest when it is asked again.
+    found = _NAMED.fullmatch(decision.message)
+    place = {"sql.relation": ("relations", "relations.allow"), "sql.function": ("functions", "functions")}
+    section, rule = place.get(decision.reason, ("", ""))
+    if not grants or not found or not section or decision.rule != f"{grants[0].rule}.{rule}":
         return None
-    grant = grants[0]
-    chosen = next((each for each in grant.operations if each == operation), None)
-    if chosen is None:
+    if section == "functions" and dangerous(found[1]):
         return None
-    verdict = sql.judge(query, grant.rules, operation=chosen)
-    addition: Tree = {}
-    if decision.reason == "sql.relation":
-        allowed = grant.rules.relations_allow
-        new = tuple(
-            each for each in verdict.relations if not any(fnmatchcase(each, glob) for glob in allowed)
-        )
-        addition = {"relations": {"allow": new}} if new else {}
-    elif decision.reason == "sql.function":
-        names = tuple(each for each in verdict.functions if each not in grant.rules.functions)
-        safe = names and not any(dangerous(each) for each in names)
-        addition = {"functions": {"allow": names}} if safe else {}
-    return _at(grant.rule, addition) if addition else None
-
-
-def _named(name: str, globs: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, glob) for glob in globs)
+    return _at(grants[0].rule, {section: {"allow": (found[1],)}})
 
 
 def _at(rule: str, addition: Tree) -> Tree:

@@ -47,25 +47,43 @@ class _Index:
     """By host, so that ten thousand rules are compared with few each."""
 
     def __init__(self, rules: Sequence[_Rule]) -> None:
-        self._exact: defaultdict[tuple[bool, str], list[_Rule]] = defaultdict(list)
+        self._exact: defaultdict[tuple[bool, str, str], list[_Rule]] = defaultdict(list)
+        self._same: defaultdict[str, list[_Rule]] = defaultdict(list)
+        self._wild: defaultdict[str, list[_Rule]] = defaultdict(list)
         self._below: defaultdict[str, list[_Rule]] = defaultdict(list)
         for rule in rules:
             for host in rule.hosts:
-                self._exact[(host.wildcard, host.host)].append(rule)
+                for start in {_start(path) for path in rule.rule.paths or ("/**",)}:
+                    self._exact[(host.wildcard, host.host, start)].append(rule)
+                (self._wild if host.wildcard else self._same)[host.host].append(rule)
                 labels = host.host.split(".")
                 for cut in range(len(labels)):
                     self._below[".".join(labels[cut:])].append(rule)
 
-    def above(self, host: HostPattern) -> Iterator[_Rule]:
-        """Those that have a pattern which could cover `host`."""
+    def above(self, host: HostPattern, of: _Rule) -> Iterator[_Rule]:
+        """Those that could cover the rule `of`, by this host of it and by how its first path begins."""
+        first = _start((of.rule.paths or ("/**",))[0])
+        starts = [first, *(first[:at] for at, letter in enumerate(first) if letter == "/")]
         for key in host_keys(host):
-            yield from self._exact.get(key, ())[:_MOST_COMPARED]
+            for start in starts:
+                yield from self._exact.get((*key, start), ())[:_MOST_COMPARED]
 
     def meeting(self, host: HostPattern) -> Iterator[_Rule]:
         """Those that have a pattern which could meet `host`."""
-        yield from self.above(host)
-        if host.wildcard:
-            yield from self._below.get(host.host, ())
+        yield from self._below.get(host.host, ()) if host.wildcard else self._same.get(host.host, ())
+        for wildcard, above in host_keys(host):
+            if wildcard:
+                yield from self._wild.get(above, ())
+
+
+def _start(path: str) -> str:
+    """The literal segments that a glob begins with: those of one that covers it are the same, or fewer."""
+    kept: list[str] = []
+    for part in path.split("/"):
+        if "*" in part:
+            break
+        kept.append(part)
+    return "/".join(kept)
 
 
 def check(file: PolicyFile) -> Iterator[Finding]:
@@ -164,7 +182,7 @@ def _shadowed(allows: Sequence[_Rule], denies: Sequence[_Rule]) -> Iterator[Find
                 "name hosts, or remove it",
             )
         for host in allow.hosts[:1]:
-            found = next((deny for deny in index.above(host) if _covers(deny, allow)), None)
+            found = next((deny for deny in index.above(host, allow) if _covers(deny, allow)), None)
             if found:
                 yield Finding(
                     "shadowed-rule",
@@ -179,7 +197,7 @@ def _repeated(allows: Sequence[_Rule]) -> Iterator[Finding]:
     index = _Index(allows)
     for allow in allows:
         for host in allow.hosts[:1]:
-            found = next((other for other in index.above(host) if _takes_in(other, allow)), None)
+            found = next((other for other in index.above(host, allow) if _takes_in(other, allow)), None)
             if found:
                 yield Finding(
                     "shadowed-rule",
