@@ -9,6 +9,9 @@ SandboxServerError
 + NotFound             no such thing, or not the caller's tool error
 + Busy                 no capacity now, retry later       tool error with retry_after
 + EngineUnavailable    the engine is down                 tool error, never shown as program output
++ AuditUnavailable     the decision log can't be written  tool error; nothing was run
++ UpstreamFailed       a remote server did not answer   tool error; what was asked for may have happened
+  + UpstreamUnreachable  nothing was sent to it         tool error
 + DatabaseUnavailable  a database does not answer         tool error; nothing was run
 + ChangeUndecided      lost while committing            tool error; the change may be there
 + SandboxLost          the sandbox died under a run       tool error; the code may have run
@@ -95,6 +98,13 @@ class EngineUnavailable(SandboxServerError):
     retry_safe = True
 
 
+class AuditUnavailable(SandboxServerError):
+    """The decision log can't be written, and what is not recorded is not done; nothing was run."""
+
+    code = "audit_unavailable"
+    retry_safe = True
+
+
 class DatabaseUnavailable(SandboxServerError):
     """A database does not answer or refuses the server's login; nothing was run."""
 
@@ -112,3 +122,22 @@ class SandboxLost(SandboxServerError):
     """The sandbox went away under a run. The code may have run, wholly or in part."""
 
     code = "sandbox_lost"
+
+
+class UpstreamFailed(SandboxServerError):
+    """A remote server answered too late or in a way that can't be taken. What it was asked may have happened.
+
+    `reason` is a code: `web.timeout`, `web.slow`, `web.protocol` ...
+    """
+
+    code = "upstream_failed"
+
+    def __init__(self, message: str, *, reason: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
+class UpstreamUnreachable(UpstreamFailed):
+    """There was no connection to send anything on."""
+
+    retry_safe = True

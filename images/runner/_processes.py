@@ -89,9 +89,9 @@ def kill_all(spare, until, freeze=()):
     pause = 0.0002
     while True:
         if freeze:
-            _signal_each(freeze, signal.SIGSTOP)
+            signal_each(freeze, signal.SIGSTOP)
         if spare:
-            _kill_each(_others(spare))
+            kill_each(_others(spare))
         else:
             _kill_everything()
         ended += reap()
@@ -108,7 +108,7 @@ def kill_all(spare, until, freeze=()):
 def interrupt(first, spare):
     """SIGINT to `first` and then to all others but PID 1 and `spare`, as a terminal does: a shell that hears
     it before its child dies of it stops, one that hears it later has gone on."""
-    _signal_each([first, *(pid for pid in _others(spare) if pid != first)], signal.SIGINT)
+    signal_each([first, *(pid for pid in _others(spare) if pid != first)], signal.SIGINT)
 
 
 def has_moved(pid):
@@ -126,6 +126,10 @@ def is_still(pid):
     return _is(STILL, pid)
 
 
+def is_dead(pid):
+    return _is(DEAD, pid)
+
+
 def is_alone(spare):
     """Whether nothing runs but PID 1 and `spare`."""
     return all(_is(DEAD, pid) for pid in _others(spare))
@@ -138,13 +142,13 @@ def _kill_everything():
         pass
 
 
-def _kill_each(pids):
+def kill_each(pids):
     # Stop them all first: a fork bomb that is killed one by one outruns the killer.
     for number in (signal.SIGSTOP, signal.SIGKILL):
-        _signal_each(pids, number)
+        signal_each(pids, number)
 
 
-def _signal_each(pids, number):
+def signal_each(pids, number):
     for pid in pids:
         try:
             os.kill(pid, number)
@@ -172,10 +176,17 @@ def _state(path):
         return file.read().rpartition(")")[2].split()[0]
 
 
+class NoProcess(OSError):
+    """There are as many as there may be."""
+
+
 def fork(body):
     """Run `body` in a child that is an ordinary, killable, low-priority process of its own
     session. However `body` ends, the child ends there: it must never go on as a second us."""
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        raise NoProcess(error.errno, error.strerror) from None
     if pid != 0:
         return pid
     try:

@@ -31,12 +31,17 @@ DISPLAY_LIMIT = 8 * 1024 * 1024
 OURS = (
     "_accounting",
     "_artifacts",
+    "_background",
+    "_egress",
     "_files",
     "_interpreters",
     "_processes",
     "_python",
     "_rich",
+    "_ring",
     "_run",
+    "_scrub",
+    "_trees",
     "_wire",
 )
 TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
@@ -70,6 +75,7 @@ def serve_cells(control, become):
     _rehearse()
     shell = None
     reserve = ()
+    granted = ()
     myself = os.getpid()
     gc.freeze()  # so that a collection looks at the program's objects only
     while True:
@@ -84,6 +90,10 @@ def serve_cells(control, become):
         if not cell.get("keep"):
             become(cell, streams)
             return
+        for name in granted:
+            os.environ.pop(name, None)
+        granted = tuple(cell["env"])
+        os.environ.update(cell["env"])
         side = streams.pop()
         for target, fd in enumerate(streams):
             os.dup2(fd, target)

@@ -4,10 +4,12 @@ import os
 import signal
 
 import _accounting as accounting
+import _egress as egress
 import _files as files
 import _interpreters as interpreters
 import _processes as processes
 import _python as python
+import _scrub as scrub
 import _wire as wire
 
 DRAIN_LIMIT = 4 * 1024 * 1024
@@ -36,25 +38,37 @@ class Run:
         self.interpreter = None
         self.interrupted = False
         self.theirs = ()
+        self.listener = None
         self.stdin = None
         self.stdin_pending = bytearray()
         self.stdin_ended = False
         self.pipes = {}
         self.drained = 0
         self.cpu_limit = request.get("cpu")
-        self.cpu_start = accounting.cpu_us()
-        self.oom_start = accounting.oom_kills()
+        self.cpu_start = supervisor.cpu_us()
+        self.oom_start = supervisor.background.oom_kills_of_runs()
         self.full_start = files.full_file_systems()
         self.supervisor.artifacts.begin()
 
     # --- start
 
     def start(self):
-        self.theirs = self._make_pipes()
-        if self.building:
-            self._start_build()
-        else:
-            self._start_program()
+        self.listener, self.request["env"] = egress.open_for(self.supervisor, self.request)
+        try:
+            self.theirs = self._make_pipes()
+            if self.building:
+                self._start_build()
+            else:
+                self._start_program()
+        except processes.NoProcess:
+            self._refuse()
+
+    def _refuse(self):
+        """No process can be made: background processes have all that there may be."""
+        if not self.supervisor.background.roots():
+            raise
+        self.interpreter = None  # it was not asked to run anything, so it keeps its state
+        self._stop("no_process")
 
     def _start_build(self):
         """The compiler reads nothing, and all that it says goes to stderr; its limits are the run's."""
@@ -97,7 +111,10 @@ class Run:
             self._end()
             return
         self.building, self.pid, self.status = False, None, None
-        self._start_program()
+        try:
+            self._start_program()
+        except processes.NoProcess:
+            self._refuse()
 
     def _make_pipes(self):
         """Our ends go into self; returns theirs: stdin, stdout, stderr, side."""
@@ -118,7 +135,9 @@ class Run:
     def _start_cell(self):
         try:
             self._run_cell()
-        except OSError:
+        except OSError as error:
+            if self.supervisor.is_crowded(error):
+                raise
             self.supervisor.kill_interpreters()
             self._run_cell()
         self.pid = self.interpreter.pid
@@ -137,7 +156,8 @@ class Run:
         ahead = self.supervisor.take_ahead()
         if ahead is not None:
             ahead.close()  # it ends: no program may meet it
-        return interpreters.Driven(self.supervisor.fork, interpreters.DRIVERS[self.driver])
+        argv = interpreters.DRIVERS[self.driver]
+        return interpreters.Driven(self.supervisor.fork, argv, self.request["env"])
 
     def _hand_over(self, request, theirs):
         """Let the process that was forked ahead, if there still is one, become this run's."""
@@ -186,7 +206,7 @@ class Run:
         if self.building:
             self._stop("cancelled")
         else:
-            processes.interrupt(self.pid, self.supervisor.spared())
+            processes.interrupt(self.pid, self.supervisor.untouched())
 
     def _pump_stdin(self, _fd=None):
         if self.stdin is None:
@@ -258,6 +278,8 @@ class Run:
         self._end()
 
     def step(self):
+        if self.listener:
+            self.listener.step()
         if not self.finished:
             if self.pid in self.supervisor.statuses:
                 self.status = self.supervisor.statuses.pop(self.pid)
@@ -265,7 +287,7 @@ class Run:
                     self._go_on()
                 else:
                     self._end()
-            elif self.cpu_limit and accounting.cpu_us() - self.cpu_start > self.cpu_limit * 1_000_000:
+            elif self.cpu_limit and self.supervisor.cpu_us() - self.cpu_start > self.cpu_limit * 1_000_000:
                 self._stop("cpu")
         if self.finished:
             self._drain()
@@ -284,6 +306,8 @@ class Run:
         if self.interpreter and self.cause:
             self.supervisor.drop_interpreter(self.interpreter)
         self.alone, ended = self.supervisor.kill_all()
+        if self.listener:
+            self.listener.close()
         for pid, status in ended:
             if pid == self.pid and self.status is None:
                 self.status = status
@@ -301,11 +325,12 @@ class Run:
             if fd in self.pipes and self.drained > DRAIN_LIMIT:
                 self._close_pipe(fd)
         if not self.pipes:
-            self.supervisor.close(self.number, self._result())
+            scrub.conclude(self, self._result())
 
     def _result(self):
         exit_code, number = _decode(self.status)
-        cpu_us = max(0, accounting.cpu_us() - self.cpu_start)
+        cpu_us = max(0, self.supervisor.cpu_us() - self.cpu_start)
+        oom_kills = self.supervisor.background.settle_oom(self.oom_start)
         # The kernel's limit may have been faster than ours; a program may also kill itself so.
         if number == signal.SIGXCPU and self.cpu_limit and cpu_us > self.cpu_limit * 1_000_000:
             self.cause = "cpu"
@@ -315,13 +340,14 @@ class Run:
             "cause": self.cause,
             "cpu_us": cpu_us,
             "peak_memory": accounting.peak_memory(),
-            "oom_kills": accounting.oom_kills() - self.oom_start,
+            "oom_kills": oom_kills,
             "stage": "build" if self.building else "run",
             "full": [path for path in files.full_file_systems() if path not in self.full_start],
             "alone": self.alone,
             "interpreter": self._interpreter_state(),
             "fresh": self.fresh,
             "ended": self._others_ended(),
+            "clean": False,
             "artifacts": self.supervisor.artifacts.scan(),
         }
 
@@ -339,6 +365,7 @@ class Run:
 
 def become(request, theirs):
     """In a child: be the program of a run that is not kept."""
+    os.environ.update(request["env"])
     if request.get("cpu"):
         processes.limit_cpu(request["cpu"])
     if request["mode"] == "fork":

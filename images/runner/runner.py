@@ -11,7 +11,8 @@ THE WIRE, protocol 1. Our stdin and stdout carry frames, both ways:
 
     frame = length:u32 type:u8 channel:u32 payload         (big-endian; length counts the payload)
 
-Channel 0 is control; the host numbers the others and never uses a number twice.
+Channel 0 is control; the host numbers the others and never uses a number twice. From 2**31 on they are
+tunnels, and ours to number: see _egress.py.
 
     host -> runner                                 runner -> host
      1 SETUP  0 {"preload": [module...]}            16 HELLO  0 {"protocol": 1}
@@ -21,7 +22,7 @@ Channel 0 is control; the host numbers the others and never uses a number twice.
      4 END    n no more DATA                        20 SIDE   n records: kind:u8 length:u32 body
      5 CREDIT n amount:u32                           5 CREDIT n amount:u32
      6 CANCEL n kill it now                         21 CLOSE  n {...}, exactly one, the channel's last
-     7 INTERRUPT n stop the cell, keep its state
+     7 INTERRUPT n stop the cell, keep its state    22 ACCEPT t a connection for the way out: a new tunnel
 
 HELLO comes first; SETUP answers it; READY follows once the preload is imported and the process of
 the first run is forked.
@@ -33,6 +34,9 @@ Operations (OPEN):
   {"op": "ping"}                      CLOSE {"ok": true}
   {"op": "reset"}                     CLOSE {"ok": bool}: whether it is proved that of all runs nothing
                                       is left, kept interpreters included; files stay
+  {"op": "trust", "pem": ...}         CLOSE as for write; certificates for the runs with `egress` from now on
+  {"op": "scrub"}                     CLOSE {"ok": bool, "problem": text}: whether it is proved that all is as
+                                      before the first run, and if not, why; files are gone in any case
   {"op": "write", "path": "a/b.csv", "append": false, "at": int|null, "mode": int|null}, then DATA... END
                                       CLOSE {"ok": true, "size": n} or
                                             {"ok": false, "error": "ENOSPC", "message": ...}
@@ -40,20 +44,23 @@ Operations (OPEN):
   {"op": "read", ...}, and so list, search, edit (DATA: its edits), stat, create_dir, delete, move, copy:
        a file operation, while a run goes on or not. STDOUT is what it gives: bytes, or one JSON document.
        CLOSE as for write, with its facts. CANCEL ends it without a trace; _file_ops.py has the details.
+  {"op": "process", "do": ...}        a background process, while a run goes on or not: see _background.py
   {"op": "run", "mode": "fork"|"spawn", "code": ..., "args": [...], "cpu": seconds|null,
-   "stdin": bool, "keep": bool, "driver": null|"python"|"node"|"bash",
+   "stdin": bool, "keep": bool, "reuse": bool, "driver": null|"python"|"node"|"bash",
+   "egress": null|{"tunnels": n},
    "file": "main.py", "out": "main", "build": [...], "argv": ["/usr/bin/node", "{file}"]}
        fork:  the code runs in a fork of this interpreter.
        spawn: the code is written to a file and argv is executed; {file} and {out} in it become paths.
        With keep, the driver's interpreter runs the code as a cell and stays, so that variables live on
        in the next one; there is one interpreter for each driver.
+       With egress, its environment has HTTP_PROXY and its like, and the certificates to trust.
        With build, that is executed first, under the same limits and with its output on stderr. If it
        fails the run ends there; if not, what it left running is killed before the program starts.
        INTERRUPT sends SIGINT to all of a cell, once; an interpreter that then ends it in time is kept.
        One run at a time. When its main process ends, everything else that it started is
-       killed, what is left in its pipes is sent, and then comes
+       killed (but background processes), what is left in its pipes is sent, and then comes
        CLOSE {"exit_code": int|null, "signal": int|null,
-              "cause": null|"cancelled"|"cpu",      why we killed it, if we did
+              "cause": null|"cancelled"|"cpu"|"no_process",   why we killed it, or that none could be made
               "stage": "build"|"run",               how far it came
               "cpu_us": int|null, "peak_memory": bytes|null, "oom_kills": int,
               "full": [paths of file systems of which it has taken the last space or inode],
@@ -61,6 +68,7 @@ Operations (OPEN):
               "interpreter": null|"kept"|"gone",    null: none was asked to run anything
               "fresh": bool,                        this cell was its first
               "ended": [drivers],   other kept interpreters that have ended since the last run's CLOSE
+              "clean": bool,        with "reuse": proved as by a scrub, which then needs no asking for
               "artifacts": {"files": [["plots/a%20b.png", size]...], "omitted": n, "complete": bool}}
                                     regular files in /workspace that it created or changed: paths below it,
                                     percent-encoded bytes; how many more there are; whether all was looked at
@@ -83,9 +91,13 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import _accounting as accounting
 import _artifacts as artifacts
+import _egress as egress
 import _files as files
 import _processes as processes
+import _scrub as scrub
+import _trees as trees
 import _wire as wire
+from _background import Background
 from _interpreters import Python
 from _run import Run, become
 
@@ -111,7 +123,10 @@ class Supervisor:
         self.ahead = None
         self.ended = set()
         self.statuses = {}
+        self.way_out = egress.WayOut()
         self.artifacts = artifacts.Artifacts()
+        self.background = Background(self)
+        self.baseline = None
         self.poll.register(wire_in, select.POLLIN)
         self.poll.register(self.wake, select.POLLIN)
 
@@ -122,21 +137,31 @@ class Supervisor:
         while True:
             self.out.flush()
             self._watch_wire_out()
-            timeout = CPU_CHECK_MS if self.run and self.run.needs_checks else None
-            for fd, _event in self.poll.poll(timeout):
+            for fd, _event in self.poll.poll(self._patience_ms()):
                 if fd == self.wire_in:
                     if not self._read_wire():
                         return
                 elif fd == self.wake:
                     processes.drain(self.wake)
                     self.end_who_moved()
+                    self.background.wake_keepers()
                 elif fd in self.readers:
                     self.readers[fd](fd)
                 elif fd in self.writers:
                     self.writers[fd](fd)
+            self.background.breathe()
             self._note(processes.reap())
+            if self.background.orphans and (self.run is None or self.run.finished):
+                self.background.orphans = False
+                self.kill_all()
             for channel in list(self.channels.values()):
                 channel.step()
+
+    def _patience_ms(self):
+        waits = [CPU_CHECK_MS] if self.run and self.run.needs_checks else []
+        if (seconds := self.background.patience()) is not None:
+            waits.append(int(seconds * 1000) + 1)
+        return min(waits, default=None)
 
     def _watch_wire_out(self):
         if self.out.pending:
@@ -160,6 +185,7 @@ class Supervisor:
                     self.drop_interpreter(interpreter)
             if self.ahead and pid == self.ahead.pid:
                 self.take_ahead().close()
+            self.background.reaped(pid)
             if any(channel.claims(pid) for channel in self.channels.values()):
                 self.statuses[pid] = status
 
@@ -193,7 +219,8 @@ class Supervisor:
         processes.clear_preload_traces()
         gc.collect()
         gc.freeze()
-        self._fork_ahead()
+        self.baseline = scrub.Baseline()
+        self.fork_ahead()
         self.out.send_json(
             wire.READY,
             0,
@@ -206,9 +233,9 @@ class Supervisor:
             },
         )
 
-    def _fork_ahead(self):
-        """Make the process of the first run now, while nobody waits: a fork takes longer the more was
-        preloaded. It is gone or taken before any program runs, so none can meddle with it."""
+    def fork_ahead(self):
+        """Make the process of the next run while nobody waits: a fork takes longer the more was preloaded. It is
+        gone or taken before any program runs, so none can meddle with it."""
         try:
             self.ahead = Python(processes.fork, become)
         except OSError:
@@ -224,7 +251,7 @@ class Supervisor:
         if self.run is None:
             self._see_that_all_is_still()
         self.artifacts.opened(number, request)
-        if op in ("run", "reset") and self.run is not None:
+        if (op in ("run", "reset") and self.run is not None) or (op == "scrub" and self.channels):
             self.close(number, {"ok": False, "error": "EBUSY", "message": "a run is going on"})
         elif op == "run":
             self.run = self.channels[number] = Run(self, number, request)
@@ -234,9 +261,18 @@ class Supervisor:
                 self.channels[number] = files.Operation(self, number, request)
             except OSError as error:
                 self.close(number, files.failure(error))
+        elif op == "process":
+            channel = self.background.open(number, request)
+            if channel is not None:
+                self.channels[number] = channel
         elif op == "reset":
+            self.background.clear()
             self.close(number, {"ok": self.kill_interpreters()})
             self.ended.clear()  # who asked for it knows
+        elif op == "trust":
+            self.close(number, egress.trust(self, request["pem"]))
+        elif op == "scrub":
+            scrub.Scrub(self, number).start()
         elif op == "ping":
             self.close(number, {"ok": True})
         else:
@@ -257,8 +293,8 @@ class Supervisor:
         to go: between runs nobody else can."""
         try:
             return processes.fork(body)
-        except OSError:
-            if not self.interpreters or (self.run and not self.run.starting):
+        except OSError as error:
+            if not self.interpreters or (self.run and not self.run.starting) or self.is_crowded(error):
                 raise
         self.kill_interpreters()
         return processes.fork(body)
@@ -268,9 +304,18 @@ class Supervisor:
         anything, the (pid, wait status) of who was reaped)."""
         kept = [interpreter.pid for interpreter in self.interpreters.values()]
         until = time.monotonic() + KILL_SECONDS
-        alone, ended = processes.kill_all(self.spared(), until, freeze=kept)
-        self._note(ended)
-        return alone, [(pid, status) for pid, status, _rusage in ended]
+        ended = []
+        while True:
+            roots = self.background.roots()
+            if roots:
+                alone, fresh = trees.kill_all(self.spared(), roots, until, freeze=kept)
+            else:
+                alone, fresh = processes.kill_all(self.spared(), until, freeze=kept)
+            self._note(fresh)
+            ended += fresh
+            # A keeper that has ended meanwhile spares nobody any more.
+            if not alone or roots == self.background.roots():
+                return alone, [(pid, status) for pid, status, _rusage in ended]
 
     def kill_interpreters(self):
         """End the kept interpreters between runs. Returns as `kill_all`, whether nothing else is left."""
@@ -304,10 +349,17 @@ class Supervisor:
         """Before anything begins: nothing that was started between two calls may live on in the next."""
         self.end_who_moved()
         if self.ahead is not None:
-            return  # no program has run yet
+            return  # no program has run yet, or what had was scrubbed
         still = all(processes.is_still(interpreter.pid) for interpreter in self.interpreters.values())
-        if not (still and processes.is_alone(self.spared())):
+        if not (still and self._is_alone()):
             self.kill_interpreters()
+
+    def _is_alone(self):
+        roots = self.background.roots()
+        if not roots:
+            return processes.is_alone(self.spared())
+        # What a background process has left behind can be ended without a loss.
+        return trees.is_alone(self.spared(), roots) or self.kill_all()[0]
 
     def on_readable(self, fd, callback):
         self.readers[fd] = callback
@@ -332,6 +384,18 @@ class Supervisor:
     def congested(self):
         """The host reads more slowly than programs write: hold the pipes back."""
         return self.out.pending > OUT_HIGH_WATER
+
+    def cpu_us(self):
+        """CPU time of all but background processes, in microseconds."""
+        return accounting.cpu_us() - self.background.cpu_us()
+
+    def is_crowded(self, error):
+        """Whether background processes are why no other can be made: then ending others would not help."""
+        return isinstance(error, processes.NoProcess) and bool(self.background.roots())
+
+    def untouched(self):
+        """Processes that have nothing to do with the run."""
+        return self.spared() | trees.members(self.background.roots())
 
     def spared(self):
         """Processes that outlive a run: kept interpreters and file operations under way."""

@@ -1,1 +1,4 @@
-"""The I/O for what leaves the house: HTTP, the egress proxy, databases."""
+"""What leaves the house: HTTP for callers, connections out of sandboxes, databases.
+
+It acts on decisions and makes none.
+"""

@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from sandbox_server import __version__
+from sandbox_server.cli.audit import commands as audit
 from sandbox_server.cli.doctor import doctor
 from sandbox_server.cli.failures import Options, report
 from sandbox_server.cli.images import commands as images
+from sandbox_server.cli.policy import commands as policy
 from sandbox_server.cli.run import run
 from sandbox_server.cli.serve import serve
 from sandbox_server.observe.logs import Level, setup_logs
@@ -37,6 +39,8 @@ def _commands() -> typer.Typer:
     commands.command()(serve)
     commands.command()(run)
     commands.add_typer(images(), name="images")
+    commands.add_typer(policy(), name="policy")
+    commands.add_typer(audit(), name="audit")
     commands.command()(doctor)
     commands.command()(version)
     return commands

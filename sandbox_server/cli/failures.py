@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import typer
 
 from sandbox_server.errors import (
+    AuditUnavailable,
     Busy,
     ConfigError,
     EngineUnavailable,
@@ -25,6 +29,7 @@ from sandbox_server.observe.logs import visible
 _STATUS: Final[dict[type[SandboxServerError], int]] = {
     ConfigError: 78,
     EngineUnavailable: 69,
+    AuditUnavailable: 74,
     Busy: 75,
     InvalidRequest: 64,
     LimitExceeded: 64,
@@ -76,3 +81,16 @@ def first_cause(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+@contextmanager
+def unusable(*, as_json: bool = False) -> Iterator[None]:
+    """For commands that judge a file: exit status 2 tells "it can't be read" from 1, "it has findings"."""
+    try:
+        yield
+    except SandboxServerError as error:
+        if as_json:
+            typer.echo(json.dumps({"error": {"message": error.message, "hint": error.hint}}))
+        else:
+            report(error, debug=False)
+        raise typer.Exit(2) from None

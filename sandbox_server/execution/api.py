@@ -23,6 +23,7 @@ from sandbox_server.execution.models import (
     SessionRequest,
     SessionView,
 )
+from sandbox_server.execution.process_models import ProcessAnswer, ProcessOperation
 
 ANONYMOUS = "anonymous"
 """The principal of every caller where nobody has to prove who they are."""
@@ -49,7 +50,7 @@ class Caps:
 
     Times in seconds, sizes in bytes, `max_files` and `max_args` are counts. `max_files_bytes`
     is over all files of a call, after decoding. `default_output` and `max_output` are what is
-    kept of each stream.
+    kept of each stream. `reuse`: whether some language may be asked to use its sandboxes again.
     """
 
     max_wall: float = 300.0
@@ -61,6 +62,7 @@ class Caps:
     max_files_bytes: int = 16 * MIB
     max_args: int = 64
     max_stdin: int = 4 * MIB
+    reuse: bool = False
 
 
 class SessionOperations(Protocol):
@@ -98,6 +100,21 @@ class SessionOperations(Protocol):
         ...
 
 
+class ProcessOperations(Protocol):
+    """Background processes of sessions: they live until they end or their session does."""
+
+    async def perform(
+        self, operation: ProcessOperation, *, caller: Caller, session: str | None = None, on_event: OnEvent
+    ) -> ProcessAnswer:
+        """Carry out an operation in a session, also while code runs there; which session, as for `files`,
+        but only a start makes one.
+
+        Raises NotFound for a process or session that is not there or not the caller's, InvalidRequest,
+        LimitExceeded, Busy and SandboxLost.
+        """
+        ...
+
+
 class Executor(Protocol):
     """Runs code. Safe to call from many tasks at once."""
 
@@ -127,6 +144,11 @@ class Executor(Protocol):
     @property
     def sessions(self) -> SessionOperations:
         """Sessions that callers make and name by handle."""
+        ...
+
+    @property
+    def processes(self) -> ProcessOperations:
+        """Background processes of sessions."""
         ...
 
     async def close_connection(self, connection: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import Busy, InvalidRequest, LimitExceeded, NotFound, SandboxLost
@@ -73,7 +73,7 @@ class SessionDesk:
     async def reset(self, handle: str, what: ResetWhat, *, caller: Caller, on_event: OnEvent) -> SessionView:
         session = self.find(handle, caller)
         with self._underway.one(caller.principal):
-            async with session.lock:
+            async with session.lock.taken(in_turn(on_event)):
                 sandbox = self._living(session)
                 if what == "interpreter":
                     return await self._restart(session, sandbox)
@@ -265,8 +265,12 @@ class SessionDesk:
         def tell(position: int) -> None:
             on_event(Queued(position))
 
-        sandbox, _ = await self._pools.acquire(profile, principal, tell)
-        return sandbox
+        return (await self._pools.acquire(profile, principal, tell)).sandbox
+
+
+def in_turn(on_event: OnEvent) -> Callable[[int], None]:
+    """Where a call stands among those of its session, as an event."""
+    return lambda position: on_event(Queued(position, turn=True))
 
 
 def _fits(grant: Grant, profile: Profile) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
-from sandbox_server.errors import SandboxLost
+from sandbox_server.errors import LimitExceeded, SandboxLost
 from sandbox_server.execution.jobs import CloseReport, Exit
 from sandbox_server.execution.models import LimitName, Outcome
 
@@ -27,11 +27,16 @@ def judge(exit: Exit, *, no_space: bool = False) -> Verdict:
     nothing else.
 
     Raises SandboxLost if the sandbox died under the run for no reason that we know of: then
-    nobody can say how far the code came.
+    nobody can say how far the code came. Raises LimitExceeded if it could not begin at all.
     """
     if exit.report is None:
         return _judge_without_report(exit)
     report = exit.report
+    if report.cause == "no_process":
+        raise LimitExceeded(
+            "no process could be started: the session's background processes are as many as it may have",
+            hint="nothing was run, variables are kept; end some with the tool process, signal KILL",
+        )
     code, name = report.exit_code, signal_name(report.signal)
     if exit.host_cause == "output":
         return Verdict("output_limit", "output", code, name)

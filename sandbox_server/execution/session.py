@@ -8,13 +8,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import anyio
-
 from sandbox_server.engines.profile import Profile
 from sandbox_server.execution.api import ANONYMOUS
 from sandbox_server.execution.jobs import CloseReport
 from sandbox_server.execution.models import Artifact, SessionInfo, SessionState
 from sandbox_server.execution.sandbox import Sandbox
+from sandbox_server.execution.turns import Turns
 
 MOST_LISTED = 256
 
@@ -36,7 +35,7 @@ class Session:
     ttl: float = 4 * 3600.0
     explicit: bool = False
     id: str = field(default_factory=lambda: secrets.token_hex(16))
-    lock: anyio.Lock = field(default_factory=anyio.Lock)
+    lock: Turns = field(default_factory=Turns)
     sandbox: Sandbox | None = None
     created: float = 0.0
     used: float = 0.0

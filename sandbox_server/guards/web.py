@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
 
@@ -23,7 +23,11 @@ class WebLimits:
     redirects: int = 5
     request_body: int = 64 * 1024
     min_rate: int = 100
-    """Bytes a second that a response must come with after its first 5 seconds."""
+    """Bytes a second that a response must come with after its first `grace` seconds."""
+    grace: float = 5.0
+    header_lines: int = 100
+    shown: int = 256 * 1024
+    """Of the decoded body (or the markdown made of it), in a result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class WebGrant:
 
     rule: str
     addresses: tuple[Network, ...] = ()
-    inject: Mapping[str, str] = MappingProxyType({})
+    inject: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     limits: WebLimits = WebLimits()
     rate: tuple[int, float] | None = None
 
@@ -47,7 +51,7 @@ class EgressGrant:
     addresses: tuple[Network, ...] = ()
     opaque: bool = False
     terminate: bool = False
-    inject: Mapping[str, str] = MappingProxyType({})
+    inject: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)

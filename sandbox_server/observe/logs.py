@@ -65,7 +65,7 @@ def setup_logs(level: Level = "info", *, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for chatty in ("urllib3", "docker", "asyncio", "uvicorn.access", "mcp"):
+    for chatty in ("urllib3", "docker", "asyncio", "uvicorn.access", "mcp", "httpcore2", "httpx2"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
 
 
@@ -87,6 +87,16 @@ def _safe(key: str, value: object, depth: int = 0) -> object:
         case bytes():
             value = value.decode("utf-8", "replace")
     return visible(_SECRET_TEXT.sub("[secret]", str(value)), keep_lines=key == "exception")
+
+
+def looks_secret(key: str) -> bool:
+    """Whether what is called `key` (a header, an argument, a parameter) is likely to be a secret."""
+    return _SECRET_KEY.search(key) is not None
+
+
+def without_secrets(text: str) -> str:
+    """`text` without credentials as they stand in headers and addresses."""
+    return _SECRET_TEXT.sub("[secret]", text)
 
 
 def visible(text: str, *, keep_lines: bool = False) -> str:

@@ -20,7 +20,7 @@ class Principal:
     sub: str = "anonymous"
     iss: str | None = None
     client_id: str | None = None
-    claims: Mapping[str, Json] = NOTHING
+    claims: Mapping[str, Json] = field(default_factory=lambda: NOTHING)
     authenticated: bool = False
 
     @property
@@ -38,15 +38,19 @@ class Request:
     """
 
     tool: str
-    args: Mapping[str, Json] = NOTHING
+    args: Mapping[str, Json] = field(default_factory=lambda: NOTHING)
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A number that holds for the call (bytes, seconds, counts), and where in the policy it comes from."""
+    """A number that holds for the call (bytes, seconds, counts), and where in the policy it comes from.
+
+    `per`: the number is for so many seconds, as a quota's is.
+    """
 
     value: float | int
     source: str
+    per: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class Decision:
     hint: str = ""
     nearest: str = ""
     would_deny: bool = False
-    canonical: Mapping[str, Json] = NOTHING
-    limits: Mapping[str, Limit] = MappingProxyType({})
+    canonical: Mapping[str, Json] = field(default_factory=lambda: NOTHING)
+    limits: Mapping[str, Limit] = field(default_factory=lambda: MappingProxyType({}))
     trace: tuple[str, ...] = ()
     grant: object = field(default=None, compare=False, repr=False)

@@ -3,168 +3,174 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path as FilePath
-from types import UnionType
-from typing import Any, Final, Union, get_args, get_origin
+from typing import Final
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
 from sandbox_server.errors import ConfigError
-from sandbox_server.execution.grants import Sizing
-from sandbox_server.policy.document import MAX_BYTES, Document, Malformed, Mark, Path, parse
-from sandbox_server.policy.limits import Problem, grants_of, unfit
-from sandbox_server.policy.models import Policy, PolicyFile, Strict
-from sandbox_server.policy.units import quantity_text
+from sandbox_server.execution.grants import Grant, Sizing
+from sandbox_server.guards.hosts import HostPattern
+from sandbox_server.policy.compiled import Compiled
+from sandbox_server.policy.decision import Principal
+from sandbox_server.policy.document import MAX_BYTES, Document, Malformed, Mark
+from sandbox_server.policy.effective import Aliases
+from sandbox_server.policy.limits import Problem, RoleSet, unfit
+from sandbox_server.policy.meaning import circles, problems_of, secrets_of
+from sandbox_server.policy.models import Policy
+from sandbox_server.policy.refusals import Found, dotted, explained, refusal
+from sandbox_server.policy.roles import closure
+from sandbox_server.policy.schema.egress import EgressAllow, EgressDeny
+from sandbox_server.policy.schema.file import PolicyFile
+from sandbox_server.policy.sources import Reader, Sources
+from sandbox_server.shipped import shipped
 
-_MOST_SHOWN: Final = 10
+__all__ = ["HOST_MEMORY", "AliasResolver", "dotted", "load_policy", "parse_policy"]
+
 HOST_MEMORY: Final = 8 * 1024**3
 """What a share of the host's memory is taken of where no host is in sight."""
 
+AliasResolver = Callable[[str], Iterable[str]]
+"""The `host:port`s that `@python-index` stands for here. Raises ValueError."""
 
-def load_policy(file: FilePath, *, host_memory: int = HOST_MEMORY) -> Policy:
-    """`host_memory`: the bytes that `deployment.memory: 60%` is a part of.
+
+def load_policy(
+    file: FilePath, *, host_memory: int = HOST_MEMORY, aliases: AliasResolver | None = None
+) -> Policy:
+    """`host_memory`: the bytes that `deployment.memory: 60%` is a part of. Without `aliases`, rules for
+    aliases match nothing.
 
     Raises ConfigError: unreadable, not strict YAML, unknown key, wrong unit, over a ceiling.
     """
+    document = read_document(file)
+    return policy_of(document, source=str(file), host_memory=host_memory, aliases=aliases)
+
+
+def parse_policy(
+    raw: bytes,
+    *,
+    source: str,
+    host_memory: int = HOST_MEMORY,
+    aliases: AliasResolver | None = None,
+    siblings: Reader | None = None,
+) -> Policy:
+    """As `load_policy`, of bytes. `source` is what errors call it, `siblings` reads what it includes."""
+    document = gather(raw, source=source, siblings=siblings)
+    return policy_of(document, source=source, host_memory=host_memory, aliases=aliases)
+
+
+def read_document(file: FilePath) -> Document:
+    """The file with all that it extends and includes, and where each value stands. Raises ConfigError."""
     try:
-        with file.open("rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
+        raw = _read(file)
     except OSError as error:
         raise ConfigError(
             f"policy {file}: {error.strerror or error}", hint="give a readable file with --policy"
         ) from None
-    return parse_policy(raw, source=str(file), host_memory=host_memory)
+    return gather(raw, source=str(file), siblings=lambda name: _read(file.parent / name))
 
 
-def parse_policy(raw: bytes, *, source: str, host_memory: int = HOST_MEMORY) -> Policy:
-    """As `load_policy`, of bytes. `source` is what errors call the file."""
+def gather(raw: bytes, *, source: str, siblings: Reader | None = None) -> Document:
+    """As `read_document`, of bytes."""
+    presets = shipped("policies")
+    known = [each.name.removesuffix(".yaml") for each in presets.glob("*.yaml") if ".test." not in each.name]
     try:
-        document = parse(raw)
+        document = Sources(siblings, lambda name: _read(presets / f"{name}.yaml"), known).gather(raw, "")
     except Malformed as error:
-        raise _refusal(source, [_Found(error.mark, error.path, error.what)]) from None
+        raise refusal(source, [Found(error.mark, error.path, error.what)]) from None
     if not isinstance(document.data, dict):
-        raise _refusal(source, [_Found(Mark(1, 1), (), "expected a mapping that starts with schema:")])
+        raise refusal(source, [Found(Mark(1, 1), (), "expected a mapping that starts with schema:")])
+    return document
+
+
+def policy_of(
+    document: Document,
+    *,
+    source: str,
+    host_memory: int = HOST_MEMORY,
+    aliases: AliasResolver | None = None,
+) -> Policy:
+    """What a document means. Raises ConfigError with every place that is wrong."""
     try:
         written = PolicyFile.model_validate(document.data)
     except ValidationError as error:
-        raise _refusal(source, [_explained(e, document) for e in error.errors()]) from None
-    return _resolved(written, document, source, host_memory)
+        raise refusal(source, explained(error.errors(), document)) from None
+    return _resolved(written, document, source, host_memory, aliases)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    mark: Mark
-    path: Path
-    what: str
+def _read(file: FilePath) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(MAX_BYTES + 1)
 
 
-def _resolved(written: PolicyFile, document: Document, source: str, host_memory: int) -> Policy:
-    problems: list[Problem] = []
-    if len(written.roles) != 1:
-        problems.append(Problem(("roles",), "this version takes exactly one role"))
-        raise _refusal(source, [_Found(document.mark(p.path), p.path, p.what) for p in problems])
-    ((name, role),) = written.roles.items()
-    revision = _revision(written)
-    grants = grants_of(written.ceilings, role.code, ("roles", name, "code"), revision, problems)
-    sizing = written.deployment.sizing(host_memory)
-    problems.extend(unfit(grants.values(), written.deployment, sizing))
+def _resolved(
+    file: PolicyFile, document: Document, source: str, host_memory: int, aliases: AliasResolver | None
+) -> Policy:
+    problems = list(circles(file)) or list(problems_of(file))
+    resolved, unresolved = _aliases(file, aliases, problems)
+    _refuse(source, document, problems)
+    revision = _revision(file, resolved)
+    every = _every_grant(file, revision, problems)
+    sizing = file.deployment.sizing(host_memory)
+    problems.extend(unfit(every, file.deployment, sizing, warm=file.principals is None))
+    _refuse(source, document, problems)
+    compiled = Compiled(file, revision, resolved)
+    anybody = compiled.effective(compiled.membership(Principal()).roles)
+    grants = {name: language.grant for name, language in anybody.languages.items()}
+    role = next(iter(file.roles)) if file.principals is None else ""
+    return Policy(
+        source, revision, role, grants, sizing, file, every, secrets_of(file), unresolved, compiled=compiled
+    )
+
+
+def _refuse(source: str, document: Document, problems: list[Problem]) -> None:
     if problems:
-        raise _refusal(source, [_Found(document.mark(p.path), p.path, p.what) for p in problems])
-    return Policy(source, revision, name, grants, sizing)
+        raise refusal(source, [Found(document.mark(p.path), p.path, p.what) for p in problems])
 
 
-def _revision(written: PolicyFile) -> str:
-    content = {"file": written.model_dump(mode="json", by_alias=True), "built_in": asdict(Sizing())}
+def _every_grant(file: PolicyFile, revision: str, problems: list[Problem]) -> tuple[Grant, ...]:
+    found: dict[Grant, None] = {}
+    for name in file.roles:
+        roles = RoleSet(file, closure(file, (name,)), revision)
+        found.update(dict.fromkeys(language.grant for language in roles.languages().values()))
+        problems.extend(problem for problem in roles.problems if problem not in problems)
+    return tuple(found)
+
+
+def _aliases(
+    file: PolicyFile, resolve: AliasResolver | None, problems: list[Problem]
+) -> tuple[Aliases, tuple[str, ...]]:
+    """What each alias stands for, and those that nothing resolves."""
+    resolved: dict[str, tuple[str, ...]] = {}
+    unresolved: dict[str, None] = {}
+    for name, profile in file.egress.profiles.items():
+        written: list[tuple[str, Sequence[EgressAllow | EgressDeny]]]
+        written = [("allow", profile.allow), ("deny", profile.deny)]
+        for kind, rules in written:
+            for index, rule in enumerate(rules):
+                for host in (host for host in rule.hosts if host.startswith("@")):
+                    if resolve is None:
+                        unresolved[host] = None
+                        continue
+                    try:
+                        resolved[host] = tuple(resolve(host))
+                        for each in resolved[host]:
+                            HostPattern.parse(each)
+                    except ValueError as error:
+                        at = ("egress", "profiles", name, kind, index, "hosts")
+                        problems.append(Problem(at, f"{host}: {error}"))
+    return resolved, tuple(unresolved)
+
+
+def _revision(file: PolicyFile, aliases: Aliases) -> str:
+    content = {
+        "file": file.model_dump(mode="json", by_alias=True),
+        "built_in": asdict(Sizing()),
+        "aliases": dict(aliases),
+    }
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _refusal(source: str, found: Iterable[_Found]) -> ConfigError:
-    ordered = sorted(found, key=lambda f: (f.mark.line, f.mark.column))
-    lines = []
-    for problem in ordered[:_MOST_SHOWN]:
-        place = f"{source}:{problem.mark.line}:{problem.mark.column}: "
-        path = dotted(problem.path)
-        lines.append(place + (f"{path}: " if path else "") + problem.what)
-    if len(ordered) > _MOST_SHOWN:
-        lines.append(f"and {len(ordered) - _MOST_SHOWN} more problems")
-    return ConfigError("\n".join(lines), hint="nothing of this policy is in force until it loads")
-
-
-def dotted(path: Path) -> str:
-    """`roles.basic.code.languages.python.preload[1]`, safe to print whatever the keys are."""
-    shown = ""
-    for step in path:
-        if isinstance(step, int):
-            shown += f"[{step}]"
-        else:
-            plain = step if step.replace("-", "_").isidentifier() and step.isascii() else ascii(step)
-            shown += ("." if shown else "") + (plain if len(plain) <= 60 else plain[:57] + "...")
-    return shown
-
-
-def _explained(error: ErrorDetails, document: Document) -> _Found:
-    path = tuple(step for step in error["loc"] if step != "[key]")
-    at_key = error["type"] in ("extra_forbidden", "missing") or "[key]" in error["loc"]
-    return _Found(document.mark(path, key=at_key), path, _what(error, path))
-
-
-def _what(error: ErrorDetails, path: Path) -> str:
-    context: dict[str, Any] = error.get("ctx", {})
-    match error["type"]:
-        case "extra_forbidden":
-            return _unknown_key(path)
-        case "missing":
-            return "is required"
-        case "value_error":
-            return str(context["error"])
-        case "literal_error":
-            return f"expected {context['expected']}"
-        case "string_pattern_mismatch":
-            return "not a valid name"
-        case "model_type" | "dict_type":
-            return "expected a mapping, {} if there is nothing to say"
-        case "tuple_type":
-            return "expected a list"
-        case "greater_than_equal":
-            return f"too small, the least is {quantity_text(str(path[-1]), context['ge'])}"
-        case "less_than_equal":
-            return f"too large, the most is {quantity_text(str(path[-1]), context['le'])}"
-    return error["msg"][:1].lower() + error["msg"][1:]
-
-
-def _unknown_key(path: Path) -> str:
-    model = _model_at(path[:-1])
-    key = str(path[-1])
-    if model is None:
-        return "unknown key"
-    if key in model.LATER:
-        return "part of the schema that this version does not enforce yet; remove it"
-    known = [field.alias or name for name, field in model.model_fields.items()]
-    near = difflib.get_close_matches(key[:80], known, n=1, cutoff=0.6)
-    return f"unknown key, did you mean '{near[0]}'?" if near else f"unknown key, known are {', '.join(known)}"
-
-
-def _model_at(path: Path) -> type[Strict] | None:
-    """The model that the mapping at `path` is read as."""
-    here: Any = PolicyFile
-    for step in path:
-        if isinstance(here, type) and issubclass(here, BaseModel):
-            named = {field.alias or name: field.annotation for name, field in here.model_fields.items()}
-            here = _bare(named.get(str(step)))
-        else:
-            here = _bare(get_args(here)[-1]) if get_args(here) else None
-    return here if isinstance(here, type) and issubclass(here, Strict) else None
-
-
-def _bare(annotation: Any) -> Any:
-    """Without `| None`."""
-    if get_origin(annotation) in (Union, UnionType):
-        return next((a for a in get_args(annotation) if a is not type(None)), None)
-    return annotation

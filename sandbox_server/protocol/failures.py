@@ -12,19 +12,10 @@ from typing import Any
 import mcp_types as types
 import structlog
 
-from sandbox_server.errors import Busy, PolicyDenied, SandboxServerError
+from sandbox_server.errors import Busy, PolicyDenied, SandboxServerError, UpstreamFailed
 from sandbox_server.protocol.text import visible
 
 log = structlog.get_logger(__name__)
-
-ERROR_PROPERTIES: dict[str, Any] = {
-    "code": {"type": "string"},
-    "message": {"type": "string"},
-    "hint": {"type": "string"},
-    "retry_safe": {"type": "boolean"},
-    "retry_after": {"type": "number"},
-}
-"""Of the output schema: some clients check structured content against it even with `isError`."""
 
 
 def tool_error(error: SandboxServerError) -> types.CallToolResult:
@@ -39,6 +30,8 @@ def tool_error(error: SandboxServerError) -> types.CallToolResult:
         facts["retry_after"] = error.retry_after
     if isinstance(error, PolicyDenied):
         facts["rule"] = visible(error.rule)
+    if isinstance(error, UpstreamFailed):
+        facts["reason"] = error.reason
     return _error_result(facts)
 
 

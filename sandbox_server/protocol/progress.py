@@ -79,7 +79,7 @@ class LiveOutput:
         self._text: list[str] = []
         self._size = 0
         self._dropped = 0
-        self._position: int | None = None
+        self._queued: Queued | None = None
         self._last = 0.0
         self._news = anyio.Event()
         self._end = anyio.Event()
@@ -87,10 +87,10 @@ class LiveOutput:
     def on_event(self, event: RunEvent) -> None:
         """Take note of `event`. Output beyond the buffer is counted and dropped."""
         match event:
-            case Queued(position=position):
-                self._position = position
+            case Queued():
+                self._queued = event
             case Output(stream=stream, data=data):
-                self._position = None
+                self._queued = None
                 self._keep(self._decode(stream, data))
         self._news.set()
 
@@ -137,10 +137,11 @@ class LiveOutput:
         """The next message, or None if there is nothing to say."""
         self._news = anyio.Event()
         if not self._pending():
-            if self._position is None:
+            if self._queued is None:
                 return None
-            position, self._position = self._position, None
-            return f"waiting for a sandbox, position {position}"
+            queued, self._queued = self._queued, None
+            what = "its turn in the session" if queued.turn else "a sandbox"
+            return f"waiting for {what}, position {queued.position}"
         whole = "".join(self._text)
         message, rest = whole[: self.pace.message], whole[self.pace.message :]
         self._text = [rest] if rest else []

@@ -22,10 +22,12 @@ from sandbox_server.protocol.calls import Calls
 from sandbox_server.protocol.code_execution import code_execution
 from sandbox_server.protocol.connections import ServerState, closing_connections
 from sandbox_server.protocol.filesystem import filesystem
+from sandbox_server.protocol.process_tool import process
 from sandbox_server.protocol.registry import Registry
 from sandbox_server.protocol.resources import Resources
 from sandbox_server.protocol.sandbox_tool import sandbox
 from sandbox_server.protocol.tools import Context, Tool, ToolResult
+from sandbox_server.protocol.web_api import WebAccess, web_api
 
 ParamsT = TypeVar("ParamsT")
 ResultT = TypeVar("ResultT")
@@ -69,14 +71,20 @@ class Extra:
     middleware: tuple[ServerMiddleware[Any], ...] = ()
 
 
-def build_server(executor: Executor, *, version: str, extra: Extra | None = None) -> SandboxMcpServer:
+def build_server(
+    executor: Executor, *, version: str, web: WebAccess | None = None, extra: Extra | None = None
+) -> SandboxMcpServer:
     """The server over `executor`. It serves any number of connections, in both protocol eras.
+    Without `web` there is no tool web_api.
 
     Entering its lifespan (a transport does, once) starts nothing of the executor's.
     """
     extra = extra or Extra()
     calls = Calls()
-    registry = Registry([code_execution(executor), filesystem(executor), sandbox(executor), *extra.tools])
+    tools = [tool(executor) for tool in (code_execution, filesystem, sandbox, process)]
+    if web is not None:
+        tools.append(web_api(web))
+    registry = Registry([*tools, *extra.tools])
 
     async def list_tools(
         context: Context, params: types.PaginatedRequestParams | None

@@ -441,7 +441,7 @@ async def test_extending_a_session_that_runs_does_not_end_it(engine: FakeEngine)
         container = await start(engine)
         async with opened(container) as sandbox:
             own.adopt(sandbox)
-            async with own.lock:
+            async with own.lock.taken():
                 view = manager.sessions.extend(own.id, 30.0, caller=ALICE)
                 assert (view.info.state, view.running) == ("kept", True)
         tasks.cancel_scope.cancel()

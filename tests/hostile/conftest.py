@@ -12,6 +12,7 @@ import pytest
 from sandbox_server.execution.api import Caller
 from sandbox_server.execution.file_models import FileOperation, FileResult
 from sandbox_server.execution.models import RunResult
+from tests.hostile.background_place import Station, open_station
 from tests.hostile.file_place import Place
 from tests.hostile.lab import Lab, open_lab
 
@@ -61,3 +62,10 @@ async def place(lab: Lab) -> AsyncIterator[Place]:
 
     yield Place(partial(lab.run, connection=connection), do, connection)
     await lab.manager.close_connection(connection)
+
+
+@pytest.fixture
+async def station(lab: Lab) -> AsyncIterator[Station]:
+    """A session with background processes."""
+    async with open_station(lab) as station:
+        yield station

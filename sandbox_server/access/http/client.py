@@ -1,0 +1,256 @@
+"""The loop over redirects: each hop is parsed, judged, resolved, checked and connected in the same way."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from sandbox_server.access.http.content import Presenter
+from sandbox_server.access.http.decoding import OFFERED
+from sandbox_server.access.http.headers import USER_AGENT, check_headers, shown_headers
+from sandbox_server.access.http.hop import Answer, Content, exchange
+from sandbox_server.access.http.models import Judge, Redirect, Resolver, Timings, WebRequest, WebResult
+from sandbox_server.access.http.own import OwnAddresses
+from sandbox_server.access.http.rates import Rates
+from sandbox_server.access.http.redirects import Outgoing, follow
+from sandbox_server.access.redaction import Redactor
+from sandbox_server.access.secrets import Secrets
+from sandbox_server.errors import Busy, PolicyDenied, SandboxServerError, UpstreamFailed
+from sandbox_server.guards import addresses
+from sandbox_server.guards.addresses import IPAddress
+from sandbox_server.guards.urls import Url
+from sandbox_server.guards.web import WebGrant
+
+MAX_ADDRESSES = 8
+"""Tried of one host. All are judged."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Journey:
+    """What one call has been through."""
+
+    principal: str
+    began: float
+    scope: anyio.CancelScope
+    values: set[str] = field(default_factory=set)
+    redirects: list[Redirect] = field(default_factory=list)
+    resolved: float = 0.0
+    at: str = ""
+    """The origin of the hop that is under way."""
+
+    @property
+    def redactor(self) -> Redactor:
+        return Redactor(self.values)
+
+
+class Client:
+    """Stateless but for its counters: no connection or cookie outlives a call, so principals share none.
+
+    `own_ports` are those that this server listens on: at this host's addresses they are refused even where
+    a rule opens the address. At most `at_once` calls are under way, and `each` of one principal.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolver: Resolver,
+        secrets: Secrets,
+        tls: ssl.SSLContext,
+        own_addresses: Callable[[], Collection[IPAddress]] | None = None,
+        own_ports: Callable[[], Collection[int]] = tuple,
+        presenter: Presenter | None = None,
+        at_once: int = 32,
+        each: int = 8,
+    ) -> None:
+        self._resolver = resolver
+        self._secrets = secrets
+        self._tls = tls
+        self._own_addresses = own_addresses or OwnAddresses()
+        self._own_ports = own_ports
+        self._presenter = presenter or Presenter()
+        self._at_once = at_once
+        self._each = each
+        self._under_way: dict[str, int] = {}
+        self._rates = Rates()
+
+    async def fetch(self, request: WebRequest, judge: Judge, *, principal: str) -> WebResult:
+        """Raises PolicyDenied, InvalidRequest, UpstreamFailed and Busy; none of them holds a secret."""
+        headers, dropped = check_headers(request.headers)
+        if request.content_type:
+            headers.setdefault("content-type", request.content_type)
+        outgoing = Outgoing(request.method, request.url, headers, request.body)
+        self._enter(principal)
+        try:
+            with anyio.CancelScope() as scope:
+                journey = _Journey(principal, anyio.current_time(), scope)
+                if request.timeout is not None:
+                    scope.deadline = journey.began + request.timeout
+                try:
+                    return await self._travel(outgoing, judge, journey, dropped, markdown=request.markdown)
+                except SandboxServerError as error:
+                    raise _ended(error, journey) from None
+            late = f"No complete answer within {anyio.current_time() - journey.began:.1f} s."
+            raise _ended(UpstreamFailed(late, reason="web.timeout"), journey)
+        finally:
+            self._leave(principal)
+
+    def _enter(self, principal: str) -> None:
+        mine = self._under_way.get(principal, 0)
+        if mine >= self._each or sum(self._under_way.values()) >= self._at_once:
+            raise Busy("Too many web requests are under way.", retry_after=1.0)
+        self._under_way[principal] = mine + 1
+
+    def _leave(self, principal: str) -> None:
+        self._under_way[principal] -= 1
+        if not self._under_way[principal]:
+            del self._under_way[principal]
+
+    async def _travel(
+        self, sent: Outgoing, judge: Judge, journey: _Journey, dropped: tuple[str, ...], *, markdown: bool
+    ) -> WebResult:
+        while True:
+            grant = self._judged(sent, judge, journey)
+            checked = await self._checked(sent.url, grant, journey)
+            async with exchange(
+                sent.method,
+                sent.url,
+                self._headers(sent, grant, journey),
+                sent.body,
+                addresses=checked,
+                limits=grant.limits,
+                tls=self._tls,
+            ) as answer:
+                onward = follow(sent, answer.status, answer.header("location"))
+                if onward is None:
+                    content = await answer.content()
+                    return await self._result(
+                        sent, grant, answer, content, journey, dropped, markdown=markdown
+                    )
+                _log(journey, sent, grant, answer, 0)
+            if len(journey.redirects) >= grant.limits.redirects:
+                raise UpstreamFailed(
+                    f"More than {grant.limits.redirects} redirects; the last led to {onward.url.origin}.",
+                    reason="web.redirects",
+                )
+            journey.redirects.append(Redirect(answer.status, str(onward.url)))
+            sent = onward
+
+    def _judged(self, sent: Outgoing, judge: Judge, journey: _Journey) -> WebGrant:
+        journey.at = sent.url.origin
+        size = len(sent.body or b"")
+        try:
+            grant = judge(sent.method, sent.url, size)
+        except PolicyDenied as denied:
+            if journey.redirects:
+                denied.message += f" (The request was redirected to {sent.url.origin}.)"
+            raise
+        if size > grant.limits.request_body:
+            raise PolicyDenied(
+                f"The body has {size:,} bytes; the rule takes {grant.limits.request_body:,}.", rule=grant.rule
+            )
+        if grant.rate is not None:
+            self._rates.take(journey.principal, grant.rule, grant.rate)
+        journey.scope.deadline = min(journey.scope.deadline, journey.began + grant.limits.total)
+        return grant
+
+    async def _checked(self, url: Url, grant: WebGrant, journey: _Journey) -> Sequence[IPAddress]:
+        """All addresses of the host, or none: one that is denied denies the host."""
+        before = anyio.current_time()
+        found = [url.address] if url.address else list(await self._resolver.resolve(url.host, url.port))
+        journey.resolved = anyio.current_time() - before
+        own = self._own_addresses()
+        for address in found:
+            reason = addresses.judge(address, grant.addresses, own)
+            if reason is None and url.port in self._own_ports() and (address in own or address.is_loopback):
+                reason = "a port of this server"
+            if reason is not None:
+                raise PolicyDenied(
+                    f"{url.host} has the address {address}, which is {reason}.",
+                    rule="floor.address",
+                    hint="A rule can open networks with 'addresses', but never metadata services.",
+                )
+        if not found:
+            raise UpstreamFailed(f"{url.host} has no address.", reason="web.dns")
+        return found[:MAX_ADDRESSES]
+
+    def _headers(self, sent: Outgoing, grant: WebGrant, journey: _Journey) -> list[tuple[str, str]]:
+        """Ours first, then the caller's, then what the rule injects in place of the caller's of that name."""
+        headers = {"user-agent": USER_AGENT, "accept": "*/*", **sent.headers}
+        for name, secret in grant.inject.items():
+            value = self._secrets.get(secret)
+            journey.values.add(value)
+            headers[name.lower()] = value
+        headers |= {"accept-encoding": OFFERED, "connection": "close"}
+        if sent.body is not None or sent.method in ("POST", "PUT", "PATCH"):
+            headers["content-length"] = str(len(sent.body or b""))
+        return [("host", sent.url.authority), *headers.items()]
+
+    async def _result(
+        self,
+        sent: Outgoing,
+        grant: WebGrant,
+        answer: Answer,
+        content: Content,
+        journey: _Journey,
+        dropped: tuple[str, ...],
+        *,
+        markdown: bool,
+    ) -> WebResult:
+        redactor = journey.redactor
+        body = await self._presenter.present(
+            content,
+            answer.header("content-type"),
+            redactor,
+            markdown=markdown,
+            shown=grant.limits.shown,
+        )
+        _log(journey, sent, grant, answer, content.received)
+        now = anyio.current_time()
+        return WebResult(
+            status=answer.status,
+            url=redactor.text(str(sent.url)),
+            headers=tuple((name, redactor.text(value)) for name, value in shown_headers(answer.headers)),
+            body=body,
+            redirects=tuple(Redirect(each.status, redactor.text(each.url)) for each in journey.redirects),
+            rule=grant.rule,
+            timings=Timings(
+                resolve=journey.resolved,
+                connect=answer.meter.connecting,
+                first_byte=answer.meter.first_byte,
+                total=now - journey.began,
+            ),
+            received=content.received,
+            dropped=dropped,
+        )
+
+
+def _ended(error: SandboxServerError, journey: _Journey) -> SandboxServerError:
+    """The error without the secrets of this call, logged."""
+    redactor = journey.redactor
+    error.message, error.hint = redactor.text(error.message), redactor.text(error.hint)
+    error.args = (error.message,)
+    cause = error.rule if isinstance(error, PolicyDenied) else getattr(error, "reason", "")
+    log.info("web_refused", principal=journey.principal, origin=journey.at, code=error.code, cause=cause)
+    return error
+
+
+def _log(journey: _Journey, sent: Outgoing, grant: WebGrant, answer: Answer, received: int) -> None:
+    # Not the query: it is where credentials and personal data are put.
+    log.info(
+        "web_request",
+        principal=journey.principal,
+        method=sent.method,
+        url=journey.redactor.text(sent.url.origin + sent.url.path),
+        rule=grant.rule,
+        status=answer.status,
+        sent=len(sent.body or b""),
+        received=received,
+        ms=round((anyio.current_time() - journey.began) * 1000, 1),
+    )

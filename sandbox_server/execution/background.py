@@ -1,0 +1,244 @@
+"""Background processes of a session, by their caller. All work is done in the sandbox, by its runner
+(`images/runner/_background.py`), which also keeps their last output: the host holds nothing of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import AsyncIterator
+from signal import Signals
+from typing import Annotated, Any
+
+import anyio
+from pydantic import Field
+
+from sandbox_server.errors import (
+    Busy,
+    InvalidRequest,
+    LimitExceeded,
+    NotFound,
+    SandboxLost,
+    SandboxServerError,
+)
+from sandbox_server.execution import process_models as models
+from sandbox_server.execution.api import Caller, OnEvent
+from sandbox_server.execution.capture import make_visible
+from sandbox_server.execution.desk import SessionDesk
+from sandbox_server.execution.file_desk import FileDesk
+from sandbox_server.execution.file_reports import Report, Size, meddled, parse
+from sandbox_server.execution.outcomes import signal_name
+from sandbox_server.execution.paths import readable_path
+from sandbox_server.execution.sandbox import Sandbox
+from sandbox_server.execution.session import Session
+from sandbox_server.execution.transfers import Transfer
+
+SECONDS = 10.0
+MOST = 16
+"""In one session at once; the runner's number, for the message."""
+
+_REFUSALS: dict[str, SandboxServerError] = {
+    "ENOENT": NotFound(
+        "there is no such process in this session",
+        hint="list shows those that there are; a reset of the session ends all",
+    ),
+    "ESRCH": InvalidRequest("this process has ended", hint="poll tells how"),
+    "EPIPE": InvalidRequest("the stdin of this process is closed", hint="nothing was written"),
+    "EUSERS": LimitExceeded(
+        f"{MOST} background processes run in this session, as many as may", hint="end one with signal KILL"
+    ),
+    "EMFILE": LimitExceeded(
+        "the session's limit on open files leaves no room for another background process",
+        hint="end one with signal KILL; if none runs, the operator's limit is too low for any",
+    ),
+    "ENOSYS": InvalidRequest(
+        "this sandbox's runtime can't keep background processes", hint="start it within a run instead"
+    ),
+    "ECANCELED": LimitExceeded(
+        "the process was ended before it had started", hint="what runs in the session may hold its memory"
+    ),
+}
+
+
+class ViewReport(Report):
+    id: Annotated[str, Field(pattern=r"^p[0-9]{1,9}-[0-9a-f]{4}$")]
+    command: Annotated[str, Field(max_length=200)]
+    running: bool
+    exit_code: Annotated[int, Field(ge=0, le=255)] | None
+    signal: Annotated[int, Field(ge=1, le=64)] | None
+    oom: bool
+    age: Annotated[float, Field(ge=0)]
+    written: Size
+    stdin: Size | None
+
+    def view(self) -> models.ProcessView:
+        return models.ProcessView(
+            self.id,
+            make_visible(self.command),
+            self.running,
+            self.exit_code,
+            signal_name(self.signal),
+            self.oom,
+            self.age,
+            self.written,
+            self.stdin,
+        )
+
+
+class OneReport(Report):
+    process: ViewReport
+
+
+class AllReport(Report):
+    processes: Annotated[list[ViewReport], Field(max_length=64)]
+
+
+class PollReport(OneReport):
+    stdout: Size
+    stderr: Size
+    missed: Size
+    cursor: Size
+
+
+class ProcessDesk:
+    """The `ProcessOperations` of a manager. Waits neither for the code that runs in a session nor for calls
+    that want to run some."""
+
+    def __init__(self, sessions: SessionDesk, files: FileDesk) -> None:
+        self._sessions = sessions
+        self._files = files
+
+    async def perform(
+        self,
+        operation: models.ProcessOperation,
+        *,
+        caller: Caller,
+        session: str | None = None,
+        on_event: OnEvent,
+    ) -> models.ProcessAnswer:
+        own = await self._session(operation, caller, session, on_event)
+        sandbox = await self._sandbox(operation, own, on_event)
+        own.used = time.monotonic()
+        try:
+            views, output = await _Processes(sandbox).perform(operation)
+        finally:
+            own.used = time.monotonic()
+        return models.ProcessAnswer(views, output, own.info(*own.tell()))
+
+    async def _session(
+        self, operation: models.ProcessOperation, caller: Caller, handle: str | None, on_event: OnEvent
+    ) -> Session:
+        made = isinstance(operation, models.StartProcess)
+        if handle is None and caller.connection is None and not made:
+            raise InvalidRequest(
+                "session: required, for this connection has no session of its own",
+                hint="start tells the session that it has made",
+            )
+        return await self._files.session_for(caller, handle, on_event)
+
+    async def _sandbox(
+        self, operation: models.ProcessOperation, session: Session, on_event: OnEvent
+    ) -> Sandbox:
+        if isinstance(operation, models.StartProcess):
+            return await self._files.sandbox_of(session, on_event)
+        if not session.lock.locked():
+            self._sessions.drop_if_over(session)
+        if session.sandbox is None:
+            why = session.loss or "nothing was run in it yet"
+            raise NotFound(f"this session has no processes: {why}", hint="start one")
+        return session.sandbox
+
+
+class _Processes:
+    """Those of one sandbox."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+
+    async def perform(
+        self, operation: models.ProcessOperation
+    ) -> tuple[tuple[models.ProcessView, ...], models.ProcessOutput | None]:
+        match operation:
+            case models.ListProcesses():
+                report = parse(AllReport, await self._ask("list"))
+                return tuple(each.view() for each in report.processes), None
+            case models.StartProcess():
+                return await self._poll(await self._start(operation), operation.wanted)
+            case models.PollProcess(process=process):
+                return await self._poll(process, operation.wanted)
+            case models.WriteProcess(process=process):
+                data = base64.b64encode(operation.data).decode("ascii")
+                await self._ask("write", id=process, data=data, close=operation.close)
+                return await self._poll(process, operation.wanted)
+            case models.SignalProcess(process=process):
+                await self._ask("signal", id=process, number=int(Signals[f"SIG{operation.signal}"]))
+                return await self._poll(process, operation.wanted, until="end")
+
+    async def _start(self, operation: models.StartProcess) -> str:
+        cwd, environment = readable_path(operation.cwd), dict(operation.env)
+        report = await self._ask("start", command=list(operation.command), cwd=cwd, env=environment)
+        return parse(OneReport, report).process.id
+
+    async def _poll(
+        self, process: str, wanted: models.Wanted, until: str = "output"
+    ) -> tuple[tuple[models.ProcessView, ...], models.ProcessOutput]:
+        data = bytearray()
+
+        async def keep(piece: bytes) -> None:
+            data.extend(piece)
+
+        request = {"op": "process", "do": "poll", "id": process, "for": until}
+        transfer = Transfer(
+            {**request, "cursor": wanted.cursor, "limit": wanted.limit},
+            limit=wanted.limit,
+            sink=keep,
+            source=_after(wanted.wait),
+        )
+        report = parse(PollReport, await self._carry_out(transfer, wanted.wait + SECONDS))
+        if report.stdout + report.stderr != len(data):
+            raise meddled()
+        stdout, stderr = bytes(data[: report.stdout]), bytes(data[report.stdout :])
+        output = models.ProcessOutput(stdout, stderr, report.cursor, report.missed)
+        return (report.process.view(),), output
+
+    async def _ask(self, do: str, **options: Any) -> dict[str, Any]:
+        return await self._carry_out(Transfer({"op": "process", "do": do, **options}), SECONDS)
+
+    async def _carry_out(self, transfer: Transfer, seconds: float) -> dict[str, Any]:
+        report = await self._sandbox.transfer(transfer, seconds, forks=False)
+        if report is None and transfer.over:
+            raise meddled()
+        if report is None:
+            raise Busy(
+                "the sandbox did not answer in time", retry_after=1.0, hint="poll tells what became of it"
+            )
+        if report.get("ok") is not True:
+            raise await self._refusal(transfer.request["do"], str(report.get("error")))
+        return report
+
+    async def _refusal(self, do: str, error: str) -> SandboxServerError:
+        if error == "EAGAIN" and do == "write":
+            return Busy(
+                "the process does not read its stdin, and what waits for it is as much as may",
+                retry_after=1.0,
+                hint="nothing of this was written; write it again once the process has read",
+            )
+        if error == "EAGAIN":
+            return LimitExceeded(
+                "the session has as many processes as it may have",
+                hint="end some with signal KILL, or create a session with a higher limit",
+            )
+        if error == "EBUSY":
+            await self._sandbox.destroy()
+            return SandboxLost(
+                "processes could not be ended, so the sandbox was destroyed", hint="nothing of it survives"
+            )
+        return _REFUSALS.get(error) or meddled()
+
+
+async def _after(seconds: float) -> AsyncIterator[bytes]:
+    """A source that ends after a while without a byte: its end tells the runner to answer now."""
+    if seconds > 0:
+        await anyio.sleep(seconds)
+    return
+    yield b""

@@ -1,0 +1,71 @@
+"""Where connections out of a sandbox may go: named profiles, which `code.egress` of a role chooses."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from sandbox_server.guards.web import EgressLimits
+from sandbox_server.policy.schema.base import AllowRule, Bytes, Duration, Name, Rule, SecretRef, Strict
+from sandbox_server.policy.schema.web import HeaderName, Method, NetworkText, PathText, Port, _host
+
+ALIASES: Final = ("@python-index", "@npm-index")
+"""Package indexes, by what they are: resolved from pip's and npm's own configuration."""
+
+_LIMITS: Final = EgressLimits()
+Life = Annotated[Duration, Field(ge=1, le=24 * 3600)]
+
+
+def _egress_host(text: str) -> str:
+    if text.startswith("@"):
+        if text not in ALIASES:
+            raise ValueError(f"unknown alias, known are {', '.join(ALIASES)}")
+        return text
+    return _host(text)
+
+
+def _entry(value: object) -> object:
+    """`example.org:443` is short for a rule that says no more than that."""
+    return {"hosts": (value,)} if isinstance(value, str) else value
+
+
+EgressHost = Annotated[str, AfterValidator(_egress_host)]
+
+
+class EgressAllow(AllowRule):
+    """Without a port anywhere: 443. `methods` and `paths` are enforced where they can be seen: in plain
+    HTTP, and in TLS that the operator lets the server open (`terminate`)."""
+
+    hosts: tuple[EgressHost, ...]
+    ports: tuple[Port, ...] | None = None
+    methods: tuple[Method, ...] | None = None
+    paths: tuple[PathText, ...] | None = None
+    opaque: bool = False
+    terminate: bool = False
+    inject: dict[HeaderName, SecretRef] = Field(default_factory=dict)
+    addresses: tuple[NetworkText, ...] = ()
+
+
+class EgressDeny(Rule):
+    hosts: tuple[EgressHost, ...]
+    ports: tuple[Port, ...] | None = None
+    methods: tuple[Method, ...] | None = None
+    paths: tuple[PathText, ...] | None = None
+
+
+class EgressProfile(Strict):
+    allow: tuple[Annotated[EgressAllow, BeforeValidator(_entry)], ...] = ()
+    deny: tuple[Annotated[EgressDeny, BeforeValidator(_entry)], ...] = ()
+    bytes_out: Bytes = _LIMITS.bytes_out
+    bytes_in: Bytes = _LIMITS.bytes_in
+    tunnels: Annotated[int, Field(ge=0, le=10_000)] = _LIMITS.tunnels
+    idle: Life = _LIMITS.idle
+    total: Life = _LIMITS.total
+
+
+class Egress(Strict):
+    """`ca_bundle`: a file on the host with extra authorities, for networks whose gateway opens TLS."""
+
+    profiles: dict[Name, EgressProfile] = Field(default_factory=dict)
+    ca_bundle: str | None = None
