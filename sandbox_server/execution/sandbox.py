@@ -281,6 +281,7 @@ class Sandbox:
             await self._end(number, channel, Type.INTERRUPT, INTERRUPT_GRACE)
         await self._end(number, channel, Type.CANCEL, KILL_GRACE)
         if channel.close is None and self.alive:
+            _log.error("a sandbox did not end a run in %g s and is destroyed", KILL_GRACE)
             await self.destroy()
 
     async def _end(self, number: int, channel: Channel, how: Type, seconds: float) -> None:
