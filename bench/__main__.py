@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 from rich.console import Console
 
-from bench import calls, files, machine, memory, peer, rates, stops, streams
+from bench import calls, files, machine, memory, peer, rates, reuse, stops, streams, web
 from bench.context import Bench
 from bench.dockerapi import DockerApi
 from bench.raw import Raw, sweep
@@ -27,11 +27,13 @@ MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "calls": calls.measure,
     "cold": rates.measure_cold,
     "sustained": rates.measure_sustained,
+    "reuse": reuse.measure,
     "stops": stops.measure,
     "memory": memory.measure,
     "streams": streams.measure,
     "files": files.measure,
     "peer": peer.measure,
+    "web": web.measure,
 }
 
 

@@ -16,8 +16,7 @@ Unit = Literal["ms", "MiB", "/s", "MB/s", "x", "count"]
 
 FOOT = (
     "Ratios are within this run: what is compared was measured in turns, because machines differ and are "
-    "noisy. Not measured, because it does not exist yet: one-shot runs with reuse: same_principal, "
-    "web_api, database."
+    "noisy. Not measured, because it does not exist yet: database."
 )
 
 

@@ -12,6 +12,8 @@ SandboxServerError
 + AuditUnavailable     the decision log can't be written  tool error; nothing was run
 + UpstreamFailed       a remote server did not answer   tool error; what was asked for may have happened
   + UpstreamUnreachable  nothing was sent to it         tool error
++ DatabaseUnavailable  a database does not answer         tool error; nothing was run
++ ChangeUndecided      lost while committing            tool error; the change may be there
 + SandboxLost          the sandbox died under a run       tool error; the code may have run
 """
 
@@ -101,6 +103,19 @@ class AuditUnavailable(SandboxServerError):
 
     code = "audit_unavailable"
     retry_safe = True
+
+
+class DatabaseUnavailable(SandboxServerError):
+    """A database does not answer or refuses the server's login; nothing was run."""
+
+    code = "database_unavailable"
+    retry_safe = True
+
+
+class ChangeUndecided(SandboxServerError):
+    """The connection went while a change was committed. It may be there."""
+
+    code = "change_undecided"
 
 
 class SandboxLost(SandboxServerError):

@@ -21,6 +21,10 @@ MAX_FROM_RUNNER = 64 * 1024
 MAX_FROM_HOST = 8 * 1024 * 1024
 WINDOW = 256 * 1024
 """Credit, in bytes, that each direction of a channel starts with."""
+TUNNEL_WINDOW = 64 * 1024
+"""The same for a tunnel."""
+FIRST_TUNNEL = 1 << 31
+"""Channels from here on are tunnels, which the runner numbers."""
 
 
 class Type(IntEnum):
@@ -39,6 +43,7 @@ class Type(IntEnum):
     STDERR = 19
     SIDE = 20
     CLOSE = 21
+    ACCEPT = 22
 
 
 class WireError(Exception):

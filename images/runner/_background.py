@@ -61,6 +61,8 @@ class Background:
         self.oom_known = self.oom_mine = 0
         self.flooded = []
         self.resume_at = 0.0
+        self.orphans = False
+        """A keeper has ended before its time: what it kept must not be left over."""
 
     # --- what the supervisor asks
 
@@ -355,8 +357,7 @@ class Process:
             return
         self.look()
         self._finish()
-        if self.supervisor.run is None:
-            self.supervisor.kill_all()
+        self.background.orphans = True
 
     # --- what is done to it
 

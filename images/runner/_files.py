@@ -177,7 +177,7 @@ def _in_child(request, theirs):
     # Programs of the same user have no business in this child's memory or descriptors.
     processes.adopt(theirs, private=True)
     try:
-        _limit_memory()
+        limit_memory()
         import _file_ops
 
         enter_workspace()
@@ -193,7 +193,7 @@ def _in_child(request, theirs):
     os.write(2, json.dumps(result).encode()[:REPORT_LIMIT])
 
 
-def _limit_memory():
+def limit_memory():
     """What a huge directory or file takes must fail here, not let the OOM killer choose among programs."""
     with open("/proc/self/statm", encoding="ascii") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()

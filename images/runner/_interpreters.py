@@ -68,11 +68,11 @@ class Python:
 class Driven:
     """Node or bash, under a driver of ours."""
 
-    def __init__(self, fork, argv):
+    def __init__(self, fork, argv, environment):
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         commands, self.commands = os.pipe2(os.O_CLOEXEC)
         try:
-            self.pid = fork(lambda: _drive(argv, commands, theirs.fileno()))
+            self.pid = fork(lambda: _drive(argv, environment, commands, theirs.fileno()))
         except OSError:
             self.close()
             raise
@@ -86,11 +86,13 @@ class Driven:
         self.token = new_token()
         code = memory_file("cell", (request["code"] or "").encode())
         args = memory_file("args", b"".join(arg.encode() + b"\0" for arg in request["args"]))
+        pairs = (f"{name}={value}\0" for name, value in request["env"].items())
+        env = memory_file("env", "".join(pairs).encode())
         try:
-            fork(lambda: _hold(request, self.token, (*fds, code, args, self.commands)))
+            fork(lambda: _hold(request, self.token, (*fds, code, args, self.commands, env)))
         finally:
-            os.close(code)
-            os.close(args)
+            for fd in (code, args, env):
+                os.close(fd)
         os.kill(self.pid, signal.SIGCONT)
 
     def close(self):
@@ -98,7 +100,8 @@ class Driven:
         os.close(self.commands)
 
 
-def _drive(argv, commands, reports):
+def _drive(argv, environment, commands, reports):
+    os.environ.update(environment)
     os.dup2(commands, COMMANDS)
     os.dup2(reports, REPORTS)
     processes.adopt((os.open("/dev/null", os.O_RDWR),) * 3, keep=(COMMANDS, REPORTS))

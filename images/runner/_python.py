@@ -32,6 +32,7 @@ OURS = (
     "_accounting",
     "_artifacts",
     "_background",
+    "_egress",
     "_files",
     "_interpreters",
     "_processes",
@@ -39,6 +40,7 @@ OURS = (
     "_rich",
     "_ring",
     "_run",
+    "_scrub",
     "_trees",
     "_wire",
 )
@@ -73,6 +75,7 @@ def serve_cells(control, become):
     _rehearse()
     shell = None
     reserve = ()
+    granted = ()
     myself = os.getpid()
     gc.freeze()  # so that a collection looks at the program's objects only
     while True:
@@ -87,6 +90,10 @@ def serve_cells(control, become):
         if not cell.get("keep"):
             become(cell, streams)
             return
+        for name in granted:
+            os.environ.pop(name, None)
+        granted = tuple(cell["env"])
+        os.environ.update(cell["env"])
         side = streams.pop()
         for target, fd in enumerate(streams):
             os.dup2(fd, target)

@@ -4,10 +4,12 @@ import os
 import signal
 
 import _accounting as accounting
+import _egress as egress
 import _files as files
 import _interpreters as interpreters
 import _processes as processes
 import _python as python
+import _scrub as scrub
 import _wire as wire
 
 DRAIN_LIMIT = 4 * 1024 * 1024
@@ -36,6 +38,7 @@ class Run:
         self.interpreter = None
         self.interrupted = False
         self.theirs = ()
+        self.listener = None
         self.stdin = None
         self.stdin_pending = bytearray()
         self.stdin_ended = False
@@ -50,6 +53,10 @@ class Run:
     # --- start
 
     def start(self):
+        self.request["env"] = {}
+        if self.request.get("egress"):
+            self.listener = egress.Listener(self.supervisor, self.request["egress"])
+            self.request["env"] = self.listener.environment()
         try:
             self.theirs = self._make_pipes()
             if self.building:
@@ -152,7 +159,8 @@ class Run:
         ahead = self.supervisor.take_ahead()
         if ahead is not None:
             ahead.close()  # it ends: no program may meet it
-        return interpreters.Driven(self.supervisor.fork, interpreters.DRIVERS[self.driver])
+        argv = interpreters.DRIVERS[self.driver]
+        return interpreters.Driven(self.supervisor.fork, argv, self.request["env"])
 
     def _hand_over(self, request, theirs):
         """Let the process that was forked ahead, if there still is one, become this run's."""
@@ -273,6 +281,8 @@ class Run:
         self._end()
 
     def step(self):
+        if self.listener:
+            self.listener.step()
         if not self.finished:
             if self.pid in self.supervisor.statuses:
                 self.status = self.supervisor.statuses.pop(self.pid)
@@ -299,6 +309,8 @@ class Run:
         if self.interpreter and self.cause:
             self.supervisor.drop_interpreter(self.interpreter)
         self.alone, ended = self.supervisor.kill_all()
+        if self.listener:
+            self.listener.close()
         for pid, status in ended:
             if pid == self.pid and self.status is None:
                 self.status = status
@@ -316,7 +328,7 @@ class Run:
             if fd in self.pipes and self.drained > DRAIN_LIMIT:
                 self._close_pipe(fd)
         if not self.pipes:
-            self.supervisor.close(self.number, self._result())
+            scrub.conclude(self, self._result())
 
     def _result(self):
         exit_code, number = _decode(self.status)
@@ -338,6 +350,7 @@ class Run:
             "interpreter": self._interpreter_state(),
             "fresh": self.fresh,
             "ended": self._others_ended(),
+            "clean": False,
             "artifacts": self.supervisor.artifacts.scan(),
         }
 
@@ -355,6 +368,7 @@ class Run:
 
 def become(request, theirs):
     """In a child: be the program of a run that is not kept."""
+    os.environ.update(request["env"])
     if request.get("cpu"):
         processes.limit_cpu(request["cpu"])
     if request["mode"] == "fork":

@@ -28,6 +28,7 @@ let buffered = '';
 let count = 0;
 let cell = null;
 let before = new Map();
+let granted = [];
 
 // --- the streams of a cell
 
@@ -195,6 +196,10 @@ function next() {
   const source = load(name, code);
   const args = fs.readFileSync(`/proc/${holder}/fd/5`, 'utf8').split('\0').slice(0, -1);
   process.argv = [process.execPath, name, ...args];
+  for (const [variable] of granted) delete process.env[variable];
+  const pairs = fs.readFileSync(`/proc/${holder}/fd/7`, 'utf8').split('\0').slice(0, -1);
+  granted = pairs.map((pair) => [pair.slice(0, pair.indexOf('=')), pair.slice(pair.indexOf('=') + 1)]);
+  for (const [variable, value] of granted) process.env[variable] = value;
   attach(holder);
   const current = { token, name, source, holder, evaluated: false, value: undefined };
   for (const event of ['SIGINT', 'uncaughtException', 'unhandledRejection', 'beforeExit']) {

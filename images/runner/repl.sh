@@ -16,6 +16,9 @@ while :; do
     IFS=' ' builtin read -r -u 60 __sandbox_token __sandbox_pid __sandbox_file __sandbox_path || builtin exit
     __sandbox_pid=/proc/$__sandbox_pid/fd
     builtin mapfile -d '' -t __sandbox_args < "$__sandbox_pid/5"
+    builtin unset "${__sandbox_granted[@]%%=*}"
+    builtin mapfile -d '' -t __sandbox_granted < "$__sandbox_pid/7"
+    (( ${#__sandbox_granted[@]} )) && builtin export "${__sandbox_granted[@]}"
     __sandbox_stopped=
     builtin source "$__sandbox_path" "${__sandbox_args[@]}" \
         0< "$__sandbox_pid/0" 1> "$__sandbox_pid/1" 2> "$__sandbox_pid/2" 60<&- 61>&-

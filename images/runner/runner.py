@@ -11,7 +11,8 @@ THE WIRE, protocol 1. Our stdin and stdout carry frames, both ways:
 
     frame = length:u32 type:u8 channel:u32 payload         (big-endian; length counts the payload)
 
-Channel 0 is control; the host numbers the others and never uses a number twice.
+Channel 0 is control; the host numbers the others and never uses a number twice. From 2**31 on they are ours
+(tunnels), in ascending order.
 
     host -> runner                                 runner -> host
      1 SETUP  0 {"preload": [module...]}            16 HELLO  0 {"protocol": 1}
@@ -21,18 +22,26 @@ Channel 0 is control; the host numbers the others and never uses a number twice.
      4 END    n no more DATA                        20 SIDE   n records: kind:u8 length:u32 body
      5 CREDIT n amount:u32                           5 CREDIT n amount:u32
      6 CANCEL n kill it now                         21 CLOSE  n {...}, exactly one, the channel's last
-     7 INTERRUPT n stop the cell, keep its state
+     7 INTERRUPT n stop the cell, keep its state    22 ACCEPT t a connection for the way out: a new tunnel
 
 HELLO comes first; SETUP answers it; READY follows once the preload is imported and the process of
 the first run is forked.
 Flow control: each direction of a channel starts with a window of 256 KiB for DATA, or for
 STDOUT, STDERR and SIDE together; CREDIT enlarges it. Who has no credit left does not send,
 which holds the program back through its full pipe. Frames from the runner are at most 64 KiB.
+Tunnels: while a run with `egress` goes on, we listen on 127.0.0.1, and each connection is a channel that
+starts with ACCEPT. DATA and END (a half-close) go both ways, with windows of 64 KiB. CLOSE is our last word
+and CANCEL the host's, after which what it had sent still goes out; a tunnel counts until both were said. All
+end with the run, before its CLOSE.
 
 Operations (OPEN):
   {"op": "ping"}                      CLOSE {"ok": true}
   {"op": "reset"}                     CLOSE {"ok": bool}: whether it is proved that of all runs nothing
                                       is left, kept interpreters included; files stay
+  {"op": "trust", "pem": ...}         CLOSE {"ok": true} or as for write
+                                      Certificates, for the programs of all runs with `egress` from now on.
+  {"op": "scrub"}                     CLOSE {"ok": bool, "problem": text}: whether it is proved that all is as
+                                      before the first run, and if not, why; files are gone in any case
   {"op": "write", "path": "a/b.csv", "append": false, "at": int|null, "mode": int|null}, then DATA... END
                                       CLOSE {"ok": true, "size": n} or
                                             {"ok": false, "error": "ENOSPC", "message": ...}
@@ -42,12 +51,14 @@ Operations (OPEN):
        CLOSE as for write, with its facts. CANCEL ends it without a trace; _file_ops.py has the details.
   {"op": "process", "do": ...}        a background process, while a run goes on or not: see _background.py
   {"op": "run", "mode": "fork"|"spawn", "code": ..., "args": [...], "cpu": seconds|null,
-   "stdin": bool, "keep": bool, "driver": null|"python"|"node"|"bash",
+   "stdin": bool, "keep": bool, "reuse": bool, "driver": null|"python"|"node"|"bash",
+   "egress": null|{"tunnels": n},
    "file": "main.py", "out": "main", "build": [...], "argv": ["/usr/bin/node", "{file}"]}
        fork:  the code runs in a fork of this interpreter.
        spawn: the code is written to a file and argv is executed; {file} and {out} in it become paths.
        With keep, the driver's interpreter runs the code as a cell and stays, so that variables live on
        in the next one; there is one interpreter for each driver.
+       With egress, the environment of its processes has HTTP_PROXY and its like, and of who trusts what.
        With build, that is executed first, under the same limits and with its output on stderr. If it
        fails the run ends there; if not, what it left running is killed before the program starts.
        INTERRUPT sends SIGINT to all of a cell, once; an interpreter that then ends it in time is kept.
@@ -62,6 +73,7 @@ Operations (OPEN):
               "interpreter": null|"kept"|"gone",    null: none was asked to run anything
               "fresh": bool,                        this cell was its first
               "ended": [drivers],   other kept interpreters that have ended since the last run's CLOSE
+              "clean": bool,        with "reuse": proved as by a scrub, which then needs no asking for
               "artifacts": {"files": [["plots/a%20b.png", size]...], "omitted": n, "complete": bool}}
                                     regular files in /workspace that it created or changed: paths below it,
                                     percent-encoded bytes; how many more there are; whether all was looked at
@@ -84,8 +96,10 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import _accounting as accounting
 import _artifacts as artifacts
+import _egress as egress
 import _files as files
 import _processes as processes
+import _scrub as scrub
 import _trees as trees
 import _wire as wire
 from _background import Background
@@ -114,8 +128,12 @@ class Supervisor:
         self.ahead = None
         self.ended = set()
         self.statuses = {}
+        self.egress_port = 0
+        self.next_tunnel = wire.FIRST_TUNNEL
+        self.trusted = None
         self.artifacts = artifacts.Artifacts()
         self.background = Background(self)
+        self.baseline = None
         self.poll.register(wire_in, select.POLLIN)
         self.poll.register(self.wake, select.POLLIN)
 
@@ -140,6 +158,9 @@ class Supervisor:
                     self.writers[fd](fd)
             self.background.breathe()
             self._note(processes.reap())
+            if self.background.orphans and (self.run is None or self.run.finished):
+                self.background.orphans = False
+                self.kill_all()
             for channel in list(self.channels.values()):
                 channel.step()
 
@@ -205,7 +226,8 @@ class Supervisor:
         processes.clear_preload_traces()
         gc.collect()
         gc.freeze()
-        self._fork_ahead()
+        self.baseline = scrub.Baseline()
+        self.fork_ahead()
         self.out.send_json(
             wire.READY,
             0,
@@ -218,9 +240,9 @@ class Supervisor:
             },
         )
 
-    def _fork_ahead(self):
-        """Make the process of the first run now, while nobody waits: a fork takes longer the more was
-        preloaded. It is gone or taken before any program runs, so none can meddle with it."""
+    def fork_ahead(self):
+        """Make the process of the next run while nobody waits: a fork takes longer the more was preloaded. It is
+        gone or taken before any program runs, so none can meddle with it."""
         try:
             self.ahead = Python(processes.fork, become)
         except OSError:
@@ -236,7 +258,7 @@ class Supervisor:
         if self.run is None:
             self._see_that_all_is_still()
         self.artifacts.opened(number, request)
-        if op in ("run", "reset") and self.run is not None:
+        if (op in ("run", "reset") and self.run is not None) or (op == "scrub" and self.channels):
             self.close(number, {"ok": False, "error": "EBUSY", "message": "a run is going on"})
         elif op == "run":
             self.run = self.channels[number] = Run(self, number, request)
@@ -254,10 +276,21 @@ class Supervisor:
             self.background.clear()
             self.close(number, {"ok": self.kill_interpreters()})
             self.ended.clear()  # who asked for it knows
+        elif op == "trust":
+            self.close(number, self._trust(request["pem"]))
+        elif op == "scrub":
+            scrub.Scrub(self, number).start()
         elif op == "ping":
             self.close(number, {"ok": True})
         else:
             self.close(number, {"ok": False, "error": "EINVAL", "message": "unknown operation"})
+
+    def _trust(self, pem):
+        try:
+            self.trusted = egress.trust(pem)
+        except OSError as error:
+            return files.failure(error)
+        return {"ok": True}
 
     # --- what channels call
 
@@ -285,13 +318,18 @@ class Supervisor:
         anything, the (pid, wait status) of who was reaped)."""
         kept = [interpreter.pid for interpreter in self.interpreters.values()]
         until = time.monotonic() + KILL_SECONDS
-        roots = self.background.roots()
-        if roots:
-            alone, ended = trees.kill_all(self.spared(), roots, until, freeze=kept)
-        else:
-            alone, ended = processes.kill_all(self.spared(), until, freeze=kept)
-        self._note(ended)
-        return alone, [(pid, status) for pid, status, _rusage in ended]
+        ended = []
+        while True:
+            roots = self.background.roots()
+            if roots:
+                alone, fresh = trees.kill_all(self.spared(), roots, until, freeze=kept)
+            else:
+                alone, fresh = processes.kill_all(self.spared(), until, freeze=kept)
+            self._note(fresh)
+            ended += fresh
+            # A keeper that has ended meanwhile spares nobody any more.
+            if not alone or roots == self.background.roots():
+                return alone, [(pid, status) for pid, status, _rusage in ended]
 
     def kill_interpreters(self):
         """End the kept interpreters between runs. Returns as `kill_all`, whether nothing else is left."""
@@ -325,7 +363,7 @@ class Supervisor:
         """Before anything begins: nothing that was started between two calls may live on in the next."""
         self.end_who_moved()
         if self.ahead is not None:
-            return  # no program has run yet
+            return  # no program has run yet, or what had was scrubbed
         still = all(processes.is_still(interpreter.pid) for interpreter in self.interpreters.values())
         if not (still and self._is_alone()):
             self.kill_interpreters()

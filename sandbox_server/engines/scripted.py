@@ -14,6 +14,8 @@ For tests of what is above the engines: deterministic, without tasks, time or pr
     die, die-oom           the whole sandbox ends          garbage      break the wire's rules
     save PATH TEXT         make a file; PATH as in a report of artifacts
     claim JSON             report these artifacts
+    mess                   leave something that a scrub has to remove
+    stain                  leave something that no scrub removes
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ class ScriptedRunner:
         self.deaf_to_reset = False
         self.die_on_write: Death | None = None
         self.ran = 0
+        self.scrubs = 0
+        self.stained = False
         self._channels: dict[int, _Run | _Write | _Read] = {}
         self._decoder = wire.Decoder(wire.MAX_FROM_HOST)
         self.send_json(Type.HELLO, 0, {"protocol": wire.PROTOCOL_VERSION})
@@ -77,6 +81,11 @@ class ScriptedRunner:
             case "reset" if self.running is None:
                 self.memory = None
                 self.close(number, {"ok": True})
+            case "scrub" if self.running is None:
+                self.scrubs += 1
+                self.memory = None
+                self.files.clear()
+                self.close(number, {"ok": not self.stained, "problem": "stained" if self.stained else ""})
             case "read":
                 self._read(number, request)
             case "write" if self.die_on_write is not None:
@@ -183,6 +192,7 @@ class _Run:
         self._sleeping = False
         self._interrupted = False
         self._deaf = False
+        self._mess = False
         self._keep = bool(request.get("keep"))
         self._fresh = self._keep and runner.memory is None
         if self._fresh:
@@ -236,6 +246,8 @@ class _Run:
         kept = "gone" if killed else "kept"
         self._report["interpreter"] = kept if self._keep else None
         self._report["fresh"] = self._fresh
+        clean = not (self._mess or self._runner.stained or self._runner.files)
+        self._report["clean"] = bool(self._request.get("reuse")) and clean
         self._runner.close(self._number, self._report)
 
     def _finish(self, exit_code: int | None, signal: int | None, cause: str | None = None) -> None:
@@ -282,6 +294,8 @@ class _Run:
             "crowd": lambda _: self._note(alone=False),
             "garbage": self._garbage,
             "save": self._save,
+            "mess": self._leave,
+            "stain": self._leave,
             "claim": lambda text: self._note(artifacts=json.loads(text)),
         }
 
@@ -293,6 +307,11 @@ class _Run:
             self._credit -= size
             self._runner.send(kind, self._number, data[:size])
             data = data[size:]
+
+    def _leave(self, _: str) -> Iterator[str]:
+        self._mess = True
+        self._runner.stained |= "stain" in self._request["code"]
+        yield from ()
 
     def _set(self, rest: str) -> Iterator[str]:
         name, _, value = rest.partition(" ")

@@ -50,7 +50,7 @@ class Caps:
 
     Times in seconds, sizes in bytes, `max_files` and `max_args` are counts. `max_files_bytes`
     is over all files of a call, after decoding. `default_output` and `max_output` are what is
-    kept of each stream.
+    kept of each stream. `reuse`: whether some language may be asked to use its sandboxes again.
     """
 
     max_wall: float = 300.0
@@ -62,6 +62,7 @@ class Caps:
     max_files_bytes: int = 16 * MIB
     max_args: int = 64
     max_stdin: int = 4 * MIB
+    reuse: bool = False
 
 
 class SessionOperations(Protocol):

@@ -265,8 +265,7 @@ class SessionDesk:
         def tell(position: int) -> None:
             on_event(Queued(position))
 
-        sandbox, _ = await self._pools.acquire(profile, principal, tell)
-        return sandbox
+        return (await self._pools.acquire(profile, principal, tell)).sandbox
 
 
 def in_turn(on_event: OnEvent) -> Callable[[int], None]:

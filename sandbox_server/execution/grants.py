@@ -15,7 +15,9 @@ class Grant:
     names none, and the most that a caller may ask for.
 
     `widest` is the most that a session made for it may have of memory, cpus, pids and
-    workspace; None: what the profile has.
+    workspace; None: what the profile has. `egress` names the way out that its runs get; None: there is
+    none. `reuse`: a caller may let one-shot runs of its own follow each other in one sandbox, which is
+    scrubbed between them.
     """
 
     language: Language
@@ -23,6 +25,8 @@ class Grant:
     defaults: RunLimits = field(default_factory=RunLimits)
     ceiling: RunLimits = field(default_factory=RunLimits)
     widest: SandboxLimits | None = None
+    egress: str | None = None
+    reuse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,9 @@ class Sizing:
 
     `warm` sandboxes wait per profile. `sandboxes` caps all that exist at once (warm, busy and
     in sessions) and `memory` the sum of their limits: admission is decided before creation.
-    `runs_per_principal` counts calls that wait, too.
+    `runs_per_principal` counts calls that wait, too. A sandbox that is used again is so for at most
+    `reuse_uses` runs and is not kept for longer than `reuse_idle`; a principal may have `reuse_each` of them
+    waiting, and all together no more than half of `sandboxes`.
     """
 
     warm: int = 2
@@ -49,3 +55,6 @@ class Sizing:
     store: int = 256 * 1024**2
     store_ttl: float = 900.0
     reap_every: float = 30.0
+    reuse_uses: int = 1000
+    reuse_each: int = 8
+    reuse_idle: float = 60.0

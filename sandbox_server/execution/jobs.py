@@ -43,6 +43,7 @@ class CloseReport(BaseModel):
     alone: bool
     interpreter: Literal["kept", "gone"] | None
     fresh: bool
+    clean: bool = False
     ended: Annotated[list[Literal["python", "node", "bash"]], Field(max_length=3)] = []
     artifacts: ArtifactsReport = ArtifactsReport(files=[], omitted=0, complete=True)
 
@@ -56,15 +57,18 @@ class PutReport(BaseModel):
 
 
 class ResetReport(BaseModel):
+    """Of a reset, and of a scrub, which says what was in its way."""
+
     model_config = ConfigDict(strict=True, extra="ignore")
 
     ok: bool
+    problem: Annotated[str, Field(max_length=400)] = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One run as the runner needs it. Times in seconds; `cpu` None means no limit of its own. With
-    `keep` the interpreter of `driver` runs it and lives on."""
+    `keep` the interpreter of `driver` runs it and lives on. `reuse`: look whether the sandbox is clean."""
 
     mode: Literal["fork", "spawn"]
     file: str
@@ -78,6 +82,7 @@ class Job:
     driver: str | None = None
     build: tuple[str, ...] = ()
     out: str = "main"
+    reuse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +97,22 @@ class Exit:
     host_cause: HostCause | None
     wall: float
 
+    @property
+    def ended_by_itself(self) -> bool:
+        """Neither we nor the kernel had to end it, and nothing of it is left."""
+        report = self.report
+        return (
+            report is not None
+            and self.host_cause is None
+            and report.cause is None
+            and report.oom_kills == 0
+            and report.alone
+        )
 
-def encode_run(job: Job) -> bytes:
-    """The payload of its OPEN. Raises LimitExceeded if it is too large to send."""
+
+def encode_run(job: Job, *, tunnels: int = 0) -> bytes:
+    """The payload of its OPEN, with as many tunnels at once as it may have. Raises
+    LimitExceeded if it is too large to send."""
     request = {
         "op": "run",
         "mode": job.mode,
@@ -104,10 +122,12 @@ def encode_run(job: Job) -> bytes:
         "args": list(job.args),
         "stdin": bool(job.stdin),
         "keep": job.keep,
+        "reuse": job.reuse,
         "cpu": job.cpu,
         "driver": job.driver,
         "build": list(job.build),
         "out": job.out,
+        "egress": {"tunnels": tunnels} if tunnels else None,
     }
     message = json.dumps(request, separators=(",", ":")).encode()
     # The runner would take a longer frame for nonsense and end.
@@ -138,4 +158,12 @@ def put_error(file: InputFile, report: PutReport) -> SandboxServerError:
         )
     return InvalidRequest(
         f"file {name} can't be written: {report.message}", hint="nothing was run; use another path"
+    )
+
+
+def trust_error(report: PutReport) -> SandboxServerError:
+    """What a refusal to take certificates means to the caller."""
+    return LimitExceeded(
+        f"the certificates for the way out can't be written to /tmp: {report.message}",
+        hint="nothing was run; make room in /tmp",
     )

@@ -16,14 +16,17 @@ from anyio.abc import TaskGroup
 from sandbox_server.engines.base import Engine
 from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import (
+    ConfigError,
     EngineUnavailable,
     InvalidRequest,
+    PolicyDenied,
     SandboxLost,
     SandboxServerError,
 )
 from sandbox_server.execution.api import Caller, Caps, OnEvent
 from sandbox_server.execution.background import ProcessDesk
 from sandbox_server.execution.desk import SessionDesk, in_turn
+from sandbox_server.execution.egress import Egress, EgressAccess, Outlet
 from sandbox_server.execution.file_desk import FileDesk
 from sandbox_server.execution.file_models import FileAnswer, FileOperation
 from sandbox_server.execution.grants import Grant, Sizing
@@ -60,7 +63,12 @@ class Manager:
     `store` keeps what runs leave behind; the manager enters it. None: a temporary one."""
 
     def __init__(
-        self, engine: Engine, grants: Mapping[str, Grant], sizing: Sizing, store: Store | None = None
+        self,
+        engine: Engine,
+        grants: Mapping[str, Grant],
+        sizing: Sizing,
+        store: Store | None = None,
+        egress: Egress | None = None,
     ) -> None:
         self._engine = engine
         self._grants = dict(grants)
@@ -76,6 +84,7 @@ class Manager:
         self._resources = Resources(self._store, self._desk.registry)
         self._stack = AsyncExitStack()
         self._swept = False
+        self._egress = egress
 
     # --- life
 
@@ -153,6 +162,7 @@ class Manager:
             max_output=max(grant.ceiling.output for grant in grants),
             default_output=min(grant.defaults.output for grant in grants),
             max_files_bytes=max(grant.profile.limits.workspace for grant in grants),
+            reuse=any(grant.reuse for grant in grants),
         )
 
     @property
@@ -187,6 +197,8 @@ class Manager:
     ) -> RunResult:
         clock = Clock(time.monotonic())
         grant = self._grant(request)
+        if request.reuse:
+            _check_reuse(grant, caller, session)
         limits = effective_limits(request.limits, grant)
         files = tuple(replace(file, path=workspace_path(file.path)) for file in request.files)
         request = replace(request, limits=limits, files=files)
@@ -223,31 +235,50 @@ class Manager:
             raise InvalidRequest("code is empty", hint="send the program to run")
         return grant
 
+    def _outlet(self, sandbox: Sandbox, request: RunRequest, grant: Grant, caller: Caller) -> Outlet | None:
+        """The way out of a run. Raises ConfigError if it should have one that there is not."""
+        profile = request.egress or grant.egress
+        if profile is None:
+            return None
+        if self._egress is None:
+            raise ConfigError(
+                f"the policy grants the egress profile '{profile}', but this server lets nothing out",
+                hint="nothing was run; the operator must set up egress or take it out of the policy",
+            )
+        return sandbox.outlet(self._egress, EgressAccess(profile, caller.principal))
+
     # --- one-shot
 
     async def _run_once(
         self, request: RunRequest, grant: Grant, caller: Caller, clock: Clock, on_event: OnEvent
     ) -> RunResult:
         sandbox = await self._prepared(request, grant.profile, caller.principal, clock, on_event)
+        again = False
         async with leftovers(self._store, caller) as left:
             try:
                 capture = capture_for(request.limits, left.overflow)
-                exit = await sandbox.run(job_for(request, grant, keep=False), capture, on_event)
+                outlet = self._outlet(sandbox, request, grant, caller)
+                exit = await sandbox.run(job_for(request, grant, keep=False), capture, on_event, outlet)
                 files = await left.keep_files(sandbox, exit)
+                # A listener and certificates would not pass the scrub.
+                again = request.reuse and exit.ended_by_itself and outlet is None
             finally:
-                self._pools.discard(sandbox)
+                if again:
+                    self._pools.give_back(sandbox, caller.principal)
+                else:
+                    self._pools.discard(sandbox)
             result = result_of(exit, capture, grant, clock, SessionInfo(None, "none"))
             return await with_leftovers(result, capture, exit, files)
 
     async def _prepared(
         self, request: RunRequest, profile: Profile, principal: str, clock: Clock, on_event: OnEvent
     ) -> Sandbox:
-        """A fresh sandbox with the request's files in it.
+        """A fresh sandbox, or one that may be used again, with the request's files in it.
 
         One that dies before the code was sent has run nothing: another is taken, a few times.
         """
         for attempt in range(_FRESH_TRIES):
-            sandbox = await self._acquire(profile, principal, clock, on_event)
+            sandbox = await self._acquire(profile, principal, clock, on_event, reuse=request.reuse)
             try:
                 for file in request.files:
                     await sandbox.put(file)
@@ -261,13 +292,17 @@ class Manager:
                 raise
         raise AssertionError("unreachable")
 
-    async def _acquire(self, profile: Profile, principal: str, clock: Clock, on_event: OnEvent) -> Sandbox:
+    async def _acquire(
+        self, profile: Profile, principal: str, clock: Clock, on_event: OnEvent, *, reuse: bool
+    ) -> Sandbox:
         def tell(position: int) -> None:
             on_event(Queued(position))
 
         begin = time.monotonic()
-        sandbox, clock.warm = await self._pools.acquire(profile, principal, tell)
-        clock.acquired += time.monotonic() - begin
+        sandbox, clock.warm, queued = await self._pools.acquire(profile, principal, tell, reuse=reuse)
+        clock.queued += queued
+        clock.acquired += time.monotonic() - begin - queued
+        clock.reused = sandbox.uses > 0
         return sandbox
 
     # --- sessions
@@ -288,7 +323,9 @@ class Manager:
             capture = capture_for(request.limits, left.overflow)
             session.used = time.monotonic()
             try:
-                exit = await sandbox.run(job_for(request, grant, keep=driver is not None), capture, on_event)
+                job = job_for(request, grant, keep=driver is not None)
+                outlet = self._outlet(sandbox, request, grant, caller)
+                exit = await sandbox.run(job, capture, on_event, outlet)
                 files = await session_files(sandbox, exit, session.id)
             except BaseException:
                 self._interrupted(session, sandbox)
@@ -342,6 +379,21 @@ class Manager:
             raise self._desk.registry.over(session.id, session.principal)
         session.adopt(sandbox)
         return sandbox
+
+
+def _check_reuse(grant: Grant, caller: Caller, session: str | None) -> None:
+    """Raises PolicyDenied or InvalidRequest if this call can't have it."""
+    if not grant.reuse:
+        raise PolicyDenied(
+            f"the policy does not grant reuse for {grant.language.name}",
+            rule="code.reuse",
+            hint="nothing was run; leave reuse out",
+        )
+    if session is not None or caller.connection is not None:
+        raise InvalidRequest(
+            "reuse is for runs without a session, and this call has one",
+            hint="nothing was run; leave reuse out: a session keeps its sandbox anyway",
+        )
 
 
 def _quiet(on_event: OnEvent) -> OnEvent:

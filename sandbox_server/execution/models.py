@@ -53,7 +53,8 @@ class InputFile:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """One execution. `code` may hold any text that encodes to UTF-8 without NUL."""
+    """One execution. `code` may hold any text that encodes to UTF-8 without NUL. `egress` is the way out that
+    the policy gives this run instead of its language's; None: the language's."""
 
     language: str
     code: str
@@ -61,6 +62,9 @@ class RunRequest:
     stdin: bytes = b""
     files: tuple[InputFile, ...] = ()
     limits: RunLimits = field(default_factory=RunLimits)
+    egress: str | None = None
+    reuse: bool = False
+    """One-shot: in a sandbox that was scrubbed after another run of the same principal, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ class Artifact:
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What the run took. `cpu` in seconds over all its processes; `peak_memory` in bytes, the
-    most the whole sandbox has held since it was made. None: this runtime can't tell."""
+    most the whole sandbox has held since it was made, also in earlier runs. None: this runtime can't tell."""
 
     wall: float
     cpu: float | None
@@ -131,13 +135,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds: waiting for a place, getting a sandbox, running, all together."""
+    """Seconds: waiting for one's turn (for earlier calls of the session, for a place), getting a sandbox
+    ready, running, all together. `warm`: the sandbox was ready before the call came. `reused`: it was
+    scrubbed after earlier runs of the same principal."""
 
     queue: float
     acquire: float
     run: float
     total: float
     warm: bool
+    reused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,16 @@ class Places:
 
     def take(self, profile: Profile) -> bool:
         """Take a place for one, if there is one."""
-        memory = self.memory + profile.limits.memory
-        if self.taken >= self._sizing.sandboxes or memory > self._sizing.memory:
+        if not self.has_room(profile):
             return False
         self.taken += 1
-        self.memory = memory
+        self.memory += profile.limits.memory
         return True
+
+    def has_room(self, profile: Profile) -> bool:
+        """Whether there is a place for one now."""
+        memory = self.memory + profile.limits.memory
+        return self.taken < self._sizing.sandboxes and memory <= self._sizing.memory
 
     def free(self, profile: Profile) -> None:
         """Give a place back."""

@@ -1,4 +1,4 @@
-"""The warm pools: sandboxes that are started ahead, each used once.
+"""The warm pools: sandboxes that are started ahead, each used once, unless its user asked for it again.
 
 `parallel_starts` identical makers share all pools. A maker takes the most urgent want (callers
 that wait, pool by pool in turn; then a pool below its warm mark), starts a sandbox and hands it
@@ -23,7 +23,8 @@ from sandbox_server.execution.grants import Sizing
 from sandbox_server.execution.places import Places
 from sandbox_server.execution.queue import Rounds, Waiter, longest_line
 from sandbox_server.execution.sandbox import Sandbox
-from sandbox_server.execution.shelf import RETRY_FIRST, RETRY_MOST, Shelf
+from sandbox_server.execution.shelf import RETRY_FIRST, RETRY_MOST, Shelf, Taken, stopped
+from sandbox_server.execution.spares import Spares
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Pools:
         self._shelves = {profile: Shelf(profile) for profile in profiles}
         self._places = Places(sizing)
         self._rounds = Rounds()
+        self._spares = Spares(sizing, self._shelves, self._places, self._rounds, self.discard)
         self._owned: set[Sandbox] = set()
         self._turns = count(1)
         self._tasks: TaskGroup | None = None
@@ -94,35 +96,42 @@ class Pools:
         self._tasks = None
         for shelf in self._shelves.values():
             for waiter in shelf.queue.drain():
-                waiter.settle(_stopped())
+                waiter.settle(stopped())
 
     # --- callers
 
     async def acquire(
-        self, profile: Profile, principal: str, on_position: Callable[[int], None]
-    ) -> tuple[Sandbox, bool]:
-        """A sandbox that nobody has used, and whether it was warm. The caller must `discard` it.
+        self, profile: Profile, principal: str, on_position: Callable[[int], None], *, reuse: bool = False
+    ) -> Taken:
+        """A sandbox that nobody has used or, with `reuse`, nobody but `principal`. The caller must `discard`
+        it or `give_back` it.
 
         Raises Busy (queue full, or no place in time), LimitExceeded, EngineUnavailable, ConfigError.
         """
         if self._tasks is None:
-            raise _stopped()
+            raise stopped()
         if not self._places.could_ever_take(profile):
             raise LimitExceeded(
                 f"one sandbox of image '{profile.image}' is larger than the deployment's whole memory",
                 hint="the operator must raise deployment.memory or lower the limit",
             )
+        while reuse and (spare := self._spares.take(principal, profile)):
+            if self._is_good(spare) and spare.principal == principal:
+                return Taken(spare, True, 0.0)
+            self.discard(spare)
         shelf = self._shelf(profile)
         while shelf.idle:
             sandbox = shelf.idle.popleft()
             self._tasks.start_soon(self._refill_soon)
             if self._is_good(sandbox):
-                return sandbox, True
+                return Taken(sandbox, True, 0.0)
             self.discard(sandbox)
+        begin = time.monotonic()
         while True:
-            sandbox = await self._wait(self._shelf(profile), principal, on_position)
+            sandbox = await self._wait(self._shelf(profile), Waiter(principal, on_position, reuse=reuse))
             if sandbox.alive:
-                return sandbox, False
+                until = time.monotonic() if sandbox.uses else sandbox.begun
+                return Taken(sandbox, False, max(0.0, until - begin))
             self.discard(sandbox)  # it died on the way from its maker
 
     def _shelf(self, profile: Profile) -> Shelf:
@@ -149,13 +158,13 @@ class Pools:
             waiter.settle(busy)
         return waiting
 
-    async def _wait(self, shelf: Shelf, principal: str, on_position: Callable[[int], None]) -> Sandbox:
+    async def _wait(self, shelf: Shelf, waiter: Waiter) -> Sandbox:
+        principal = waiter.principal
         try:
             waiting = self._admit(principal)
         except Busy:
             self._forget(shelf)
             raise
-        waiter = Waiter(principal, on_position)
         self._rounds.join(principal)
         shelf.queue.push(waiter)
         self._wake()
@@ -185,6 +194,19 @@ class Pools:
             retry_after=round(min(60.0, max(1.0, rounds * self._start_seconds)), 1),
             hint="nothing was run; try again later",
         )
+
+    def give_back(self, sandbox: Sandbox, principal: str) -> None:
+        """After a run of `principal` that ended by itself: scrub the sandbox in the background and keep it
+        for another of the same principal, or destroy it. See `Spares`."""
+        if self._tasks is None or not self._is_good(sandbox):
+            self.discard(sandbox)
+        elif sandbox in self._owned:
+            self._tasks.start_soon(self._give_back, sandbox, principal)
+
+    async def _give_back(self, sandbox: Sandbox, principal: str) -> None:
+        if not await self._spares.keep(sandbox, principal):
+            self.discard(sandbox)
+        self._wake()
 
     def discard(self, sandbox: Sandbox) -> None:
         """Destroy a sandbox in the background; its place is free once it is gone. Idempotent."""
@@ -249,13 +271,16 @@ class Pools:
         return None
 
     def _evict_for(self, wanting: Shelf) -> None:
-        """Make room by dropping an idle sandbox of another pool; one at a time."""
-        for shelf in self._shelves.values():
-            if shelf is not wanting and shelf.idle and not self._evicting and self._tasks is not None:
-                sandbox = shelf.idle.pop()
-                self._owned.discard(sandbox)
-                self._evicting = True
-                self._tasks.start_soon(self._evict, sandbox)
+        """Make room by dropping one that waits to be used again, or an idle one of another pool; one at a
+        time."""
+        if self._evicting or self._tasks is None:
+            return
+        others = (shelf for shelf in self._shelves.values() if shelf is not wanting and shelf.idle)
+        sandbox = self._spares.give_up() or next((shelf.idle.pop() for shelf in others), None)
+        if sandbox:
+            self._owned.discard(sandbox)
+            self._evicting = True
+            self._tasks.start_soon(self._evict, sandbox)
 
     async def _evict(self, sandbox: Sandbox) -> None:
         try:
@@ -286,12 +311,14 @@ class Pools:
 
     async def _open(self, shelf: Shelf) -> Sandbox:
         """Start a container and shake hands with its runner. Leaves nothing behind when it fails."""
+        begin = time.monotonic()
         try:
             container = await self._start(shelf)
         except BaseException:
             self._places.free(shelf.profile)
             raise
         sandbox = Sandbox(container, shelf.profile)
+        sandbox.begun = begin
         self._owned.add(sandbox)
         try:
             if self._tasks is not None:
@@ -315,6 +342,9 @@ class Pools:
 
     async def _pump(self, shelf: Shelf, sandbox: Sandbox) -> None:
         await sandbox.pump()
+        if sandbox in self._spares:
+            self._spares.remove(sandbox)
+            self.discard(sandbox)
         if sandbox in shelf.idle:
             # It died while nobody used it: the next caller must not be the one who finds out.
             shelf.idle.remove(sandbox)
@@ -351,7 +381,9 @@ class Pools:
     # --- looking after
 
     def retire(self) -> None:
-        """Replace warm sandboxes that have waited too long."""
+        """Replace warm sandboxes that have waited too long, and give up those that nobody used again."""
+        for sandbox in self._spares.take_old():
+            self.discard(sandbox)
         for shelf in self._shelves.values():
             for sandbox in [each for each in shelf.idle if not self._is_good(each)]:
                 shelf.idle.remove(sandbox)
@@ -362,9 +394,6 @@ class Pools:
         return {
             "sandboxes": self._places.taken,
             "warm": sum(len(shelf.idle) for shelf in self._shelves.values()),
+            "spare": len(self._spares),
             "waiting": sum(len(shelf.queue) for shelf in self._shelves.values()),
         }
-
-
-def _stopped() -> EngineUnavailable:
-    return EngineUnavailable("the server is stopping", hint="nothing was run; try again once it is back")

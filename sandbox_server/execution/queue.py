@@ -12,10 +12,13 @@ from sandbox_server.execution.sandbox import Sandbox
 
 
 class Waiter:
-    """A call that waits for a sandbox. `outcome` is set exactly once, then `done`."""
+    """A call that waits for a sandbox. `outcome` is set exactly once, then `done`.
 
-    def __init__(self, principal: str, on_position: Callable[[int], None]) -> None:
+    `reuse`: it takes one that was scrubbed after another run of `principal`, too."""
+
+    def __init__(self, principal: str, on_position: Callable[[int], None], *, reuse: bool = False) -> None:
         self.principal = principal
+        self.reuse = reuse
         self.on_position = on_position
         self.outcome: Sandbox | Exception | None = None
         self.done = anyio.Event()
@@ -54,6 +57,14 @@ class FairQueue:
             self._lines[principal] = line
         self._announce()
         return waiter
+
+    def next_reuser(self, principal: str) -> Waiter | None:
+        """The next call of `principal` that takes a scrubbed sandbox, still in its place."""
+        return next((waiter for waiter in self._lines.get(principal, ()) if waiter.reuse), None)
+
+    def has_others(self, principal: str) -> bool:
+        """Whether anybody else waits."""
+        return any(other != principal for other in self._lines)
 
     def remove(self, waiter: Waiter) -> None:
         """Forget a waiter that has given up; nothing happens if it isn't here any more."""

@@ -30,6 +30,7 @@ class Clock:
     begin: float
     acquired: float = 0.0
     warm: bool = False
+    reused: bool = False
     queued: float = 0.0
 
 
@@ -77,6 +78,7 @@ def job_for(request: RunRequest, grant: Grant, *, keep: bool) -> Job:
         driver=language.driver,
         build=build,
         out=language.out,
+        reuse=request.reuse and not keep,
     )
 
 
@@ -105,6 +107,7 @@ def result_of(exit: Exit, capture: RunCapture, grant: Grant, clock: Clock, sessi
             run=exit.wall,
             total=time.monotonic() - clock.begin,
             warm=clock.warm,
+            reused=clock.reused,
         ),
         session=session,
         isolation=Isolation(

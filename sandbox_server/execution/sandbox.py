@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from itertools import count
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 from pydantic import ValidationError
@@ -20,6 +20,8 @@ from sandbox_server.engines.base import Container, Death
 from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import EngineUnavailable, SandboxLost
 from sandbox_server.execution.capture import RunCapture
+from sandbox_server.execution.channel import Channel
+from sandbox_server.execution.egress import Egress, EgressAccess, Outlet
 from sandbox_server.execution.jobs import (
     Exit,
     HostCause,
@@ -29,10 +31,11 @@ from sandbox_server.execution.jobs import (
     close_report,
     encode_run,
     put_error,
+    trust_error,
 )
 from sandbox_server.execution.models import InputFile, RunEvent
-from sandbox_server.execution.models import Output as OutputEvent
 from sandbox_server.execution.transfers import Transfer, whole
+from sandbox_server.execution.tunnels import Tunnels
 from sandbox_server.wire import Frame, Type
 
 _log = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ _log = logging.getLogger(__name__)
 HANDSHAKE_SECONDS = 30.0
 PUT_SECONDS = 30.0
 RESET_SECONDS = 5.0
+SCRUB_SECONDS = 3.0  # then destroying it is quicker
 INTERRUPT_GRACE = 0.06  # for a cell to stop, so that its interpreter's state is kept
 KILL_GRACE = 1.0  # for the runner to kill a run, before the whole container is destroyed
 SEND_SECONDS = 2.0
@@ -47,58 +51,6 @@ TRANSFERS = 4  # file operations at once: each takes a process of the sandbox's 
 ASKED = 16  # operations at once that take none, but may wait for long
 DESTROY_SECONDS = 15.0
 DEATH_SECONDS = 10.0
-_CREDIT_STEP = wire.WINDOW // 2
-_OUTPUT = (Type.STDOUT, Type.STDERR, Type.SIDE)
-
-
-class _Channel:
-    """One operation on the wire, from OPEN to CLOSE."""
-
-    def __init__(self, capture: RunCapture | None, on_event: Callable[[RunEvent], None] | None) -> None:
-        self.capture = capture
-        self.on_event = on_event
-        self.close: Frame | None = None
-        self.attention = anyio.Event()
-        self.credit = wire.WINDOW
-        self.more_credit = anyio.Event()
-        self.owed = 0
-
-    def wake(self) -> None:
-        """Let everybody who waits look again."""
-        self.attention.set()
-        self.more_credit.set()
-
-    def take(self, frame: Frame) -> int:
-        """Handle a frame at once; returns how much credit to give back."""
-        if self.close is not None:
-            return 0  # CLOSE is the last word
-        if frame.type is Type.CLOSE:
-            self.close = frame
-            self.wake()
-            return 0
-        if frame.type is Type.CREDIT:
-            self.credit += int.from_bytes(frame.payload[:4], "big")
-            self.more_credit.set()
-            return 0
-        if self.capture is None or frame.type not in _OUTPUT:
-            raise wire.WireError(f"{frame.type.name} on a channel that has no such thing")
-        self._take_output(self.capture, frame)
-        self.owed += len(frame.payload)
-        if self.owed < _CREDIT_STEP:
-            return 0
-        owed, self.owed = self.owed, 0
-        return owed
-
-    def _take_output(self, capture: RunCapture, frame: Frame) -> None:
-        stream: Literal["stdout", "stderr"] = "stdout" if frame.type is Type.STDOUT else "stderr"
-        if frame.type is Type.SIDE:
-            capture.feed_side(frame.payload)
-        else:
-            capture.feed(stream, frame.payload)
-        if capture.over:
-            self.attention.set()
-        elif self.on_event and frame.type is not Type.SIDE:
-            self.on_event(OutputEvent(stream, frame.payload))
 
 
 class Sandbox:
@@ -110,10 +62,16 @@ class Sandbox:
     def __init__(self, container: Container, profile: Profile) -> None:
         self.container = container
         self.profile = profile
-        self.started = time.monotonic()
+        self.begun = self.started = time.monotonic()
+        self.principal: str | None = None
+        """Whose runs it is kept for between them, if it is."""
+        self.uses = 0
+        """Runs that it was scrubbed after."""
+        self.clean = False
+        """Its runner has proved that nothing is left of any run, and nothing has been done in it since."""
         self.lost = anyio.Event()
         self.runner: dict[str, object] = {}
-        self._channels: dict[int, _Channel | Transfer] = {}
+        self._channels: dict[int, Channel | Transfer] = {}
         self._numbers = count(1)
         self._sending = anyio.Lock()
         self._greeting = anyio.Event()
@@ -121,6 +79,9 @@ class Sandbox:
         self._transfers = anyio.Semaphore(TRANSFERS)
         self._asked = anyio.Semaphore(ASKED)
         self._why = ""
+        self._tunnels = Tunnels(self._send)
+        self._outlets: dict[EgressAccess, Outlet] = {}
+        self._trusted = b""
 
     @property
     def alive(self) -> bool:
@@ -135,10 +96,18 @@ class Sandbox:
         self._ready.set()
         for channel in self._channels.values():
             channel.wake()
+        self._tunnels.lose()
 
     # --- the wire
 
     async def pump(self) -> None:
+        """Read the wire until it ends, and serve what comes through tunnels."""
+        async with anyio.create_task_group() as tasks:
+            self._tunnels.start(tasks)
+            await self._read()
+            tasks.cancel_scope.cancel()
+
+    async def _read(self) -> None:
         """Read the wire until it ends. Sets `lost` and wakes everybody who waits for an answer."""
         decoder = wire.Decoder()
         try:
@@ -167,10 +136,12 @@ class Sandbox:
         elif frame.type is Type.READY:
             self.runner = dict(frame.json())
             self._ready.set()
+        elif frame.channel >= wire.FIRST_TUNNEL:
+            self._tunnels.take(frame)
         elif channel := self._channels.get(frame.channel):
             owed = channel.take(frame)
             if owed:
-                if isinstance(channel, _Channel) and channel.capture:
+                if isinstance(channel, Channel) and channel.capture:
                     # No more until the disk has this: that is what keeps it out of our memory.
                     await channel.capture.accept()
                 await self._send(wire.encode_credit(frame.channel, owed))
@@ -219,23 +190,30 @@ class Sandbox:
 
     def _open(
         self, capture: RunCapture | None = None, on_event: Callable[[RunEvent], None] | None = None
-    ) -> tuple[int, _Channel]:
-        number, channel = next(self._numbers), _Channel(capture, on_event)
+    ) -> tuple[int, Channel]:
+        number, channel = next(self._numbers), Channel(capture, on_event)
         self._channels[number] = channel
         if not self.alive:
             channel.wake()  # whoever wakes the channels of a lost sandbox has been here already
         return number, channel
 
     async def run(
-        self, job: Job, capture: RunCapture, on_event: Callable[[RunEvent], None] | None = None
+        self,
+        job: Job,
+        capture: RunCapture,
+        on_event: Callable[[RunEvent], None] | None = None,
+        outlet: Outlet | None = None,
     ) -> Exit:
-        """Run a job to its end. Its time begins when it is sent.
+        """Run a job to its end. Its time begins when it is sent. `outlet`: where its connections go.
 
         Cancelling kills it before this returns. Never raises for what the program or the
         sandbox does: a sandbox that died is an `Exit` without a report. Raises LimitExceeded
         for a job that is too large to send.
         """
-        message = encode_run(job)
+        if outlet and outlet.trust != self._trusted:
+            await self._trust(outlet.trust)
+        message = encode_run(job, tunnels=self._tunnels.open(outlet) if outlet else 0)
+        self.clean = False
         number, channel = self._open(capture, on_event)
         begin = time.monotonic()
         cause: HostCause | None = None
@@ -261,21 +239,42 @@ class Sandbox:
                     await self._stop(number, channel, gently=job.keep)
             raise
         finally:
+            self._tunnels.shut()
             del self._channels[number]
         return await self._conclude(channel, cause, begin)
 
-    async def _conclude(self, channel: _Channel, cause: HostCause | None, begin: float) -> Exit:
+    def outlet(self, egress: Egress, access: EgressAccess) -> Outlet:
+        """The same one in every run: what it has used is counted for the sandbox's whole life."""
+        if access not in self._outlets:
+            self._outlets[access] = egress.outlet(access)
+        return self._outlets[access]
+
+    async def _trust(self, pem: bytes) -> None:
+        """Hand over certificates. Raises LimitExceeded if there is no room for them, SandboxLost."""
+        request = {"op": "trust", "pem": pem.decode("ascii")}
+        try:
+            report = await self.transfer(Transfer(request), PUT_SECONDS)
+            written = PutReport.model_validate(report or {})
+        except (SandboxLost, ValidationError):
+            self._lose("its runner did not take certificates")
+            raise SandboxLost("the sandbox was lost before the run", hint="nothing was run") from None
+        if not written.ok:
+            raise trust_error(written)
+        self._trusted = pem
+
+    async def _conclude(self, channel: Channel, cause: HostCause | None, begin: float) -> Exit:
         wall = time.monotonic() - begin
         report = close_report(channel.close.payload) if channel.close else None
         if report is None:
             if channel.close is not None:
                 self._lose("its runner broke the protocol")
             return Exit(None, await self._death(), cause, wall)
+        self.clean = report.clean and report.alone
         if not report.alone:
             self._lose("processes of a run could not be ended")
         return Exit(report, None, cause, wall)
 
-    async def _stop(self, number: int, channel: _Channel, *, gently: bool) -> None:
+    async def _stop(self, number: int, channel: Channel, *, gently: bool) -> None:
         """CANCEL, and if the runner does not prove in time that all is dead, destroy. `gently`: INTERRUPT
         before that, which leaves a kept interpreter its state if its cell ends in time."""
         if gently:
@@ -284,7 +283,7 @@ class Sandbox:
         if channel.close is None and self.alive:
             await self.destroy()
 
-    async def _end(self, number: int, channel: _Channel, how: Type, seconds: float) -> None:
+    async def _end(self, number: int, channel: Channel, how: Type, seconds: float) -> None:
         """Ask the runner to end a run, and wait until it has or time is up."""
         if channel.close is not None or not self.alive:
             return
@@ -296,7 +295,7 @@ class Sandbox:
                 await channel.attention.wait()
                 channel.attention = anyio.Event()
 
-    async def _feed(self, number: int, channel: _Channel, data: bytes) -> None:
+    async def _feed(self, number: int, channel: Channel, data: bytes) -> None:
         view = memoryview(data)
         while view and channel.close is None and self.alive:
             if channel.credit <= 0:
@@ -335,6 +334,7 @@ class Sandbox:
         takes a process of the sandbox's, as file operations do.
         Cancelling ends it. Raises SandboxLost if the sandbox ended, and what its source or sink raises.
         """
+        self.clean = False
         async with self._transfers if forks else self._asked:
             number = next(self._numbers)
             self._channels[number] = transfer
@@ -371,24 +371,33 @@ class Sandbox:
 
         Raises SandboxLost if the runner does not prove that nothing is left.
         """
-        number, channel = self._open()
-        try:
-            with anyio.move_on_after(RESET_SECONDS):
-                await self._send(wire.encode_json(Type.OPEN, number, {"op": "reset"}))
-                await channel.attention.wait()
-        finally:
-            del self._channels[number]
-        if not self._was_reset(channel):
+        if not (await self._ask("reset", RESET_SECONDS)).ok:
             self._lose("its processes could not be ended")
             raise SandboxLost(
                 "the sandbox was lost while it was reset", hint="create another session; its files are gone"
             )
 
-    def _was_reset(self, channel: _Channel) -> bool:
+    async def scrub(self) -> bool:
+        """Make it as it was before its first run. Whether that is proved: if not, nobody may use it again."""
+        report = await self._ask("scrub", SCRUB_SECONDS)
+        if report.ok and self.alive:
+            return True
+        _log.info("a sandbox is not used again: %s", report.problem or "no answer in time")
+        self._lose("it was not clean after a run")
+        return False
+
+    async def _ask(self, operation: str, seconds: float) -> ResetReport:
+        number, channel = self._open()
         try:
-            return channel.close is not None and ResetReport.model_validate_json(channel.close.payload).ok
+            with anyio.move_on_after(seconds):
+                await self._send(wire.encode_json(Type.OPEN, number, {"op": operation}))
+                await channel.attention.wait()
+        finally:
+            del self._channels[number]
+        try:
+            return ResetReport.model_validate_json(channel.close.payload if channel.close else b"{}")
         except ValidationError:
-            return False
+            return ResetReport(ok=False)
 
     async def destroy(self) -> bool:
         """Destroy the container, shielded and bounded. Returns whether it is gone; if not, the

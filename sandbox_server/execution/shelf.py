@@ -5,13 +5,23 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sandbox_server.engines.profile import Profile
-from sandbox_server.errors import SandboxServerError
+from sandbox_server.errors import EngineUnavailable, SandboxServerError
 from sandbox_server.execution.queue import FairQueue
 from sandbox_server.execution.sandbox import Sandbox
 
 RETRY_FIRST, RETRY_MOST = 0.5, 15.0
+
+
+class Taken(NamedTuple):
+    """A sandbox for a caller. `warm`: it was ready; otherwise the caller waited for `queued` seconds until
+    work on it began."""
+
+    sandbox: Sandbox
+    warm: bool
+    queued: float
 
 
 @dataclass(eq=False)
@@ -42,3 +52,8 @@ class Shelf:
         """Make nothing ahead for a while, each time longer."""
         self.retry_at = time.monotonic() + self.retry_pause
         self.retry_pause = min(RETRY_MOST, self.retry_pause * 2)
+
+
+def stopped() -> EngineUnavailable:
+    """What everybody is told who comes too late."""
+    return EngineUnavailable("the server is stopping", hint="nothing was run; try again once it is back")

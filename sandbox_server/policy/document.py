@@ -62,7 +62,8 @@ class Document:
             if found:
                 return found
             path, key = path[:-1], True
-        return Mark(1, 1)
+        whole = self.values.get(())
+        return Mark(1, 1, whole.file if whole else "")
 
 
 def parse(raw: bytes, file: str = "") -> Document:
@@ -117,7 +118,7 @@ class _Composer:
         return Document(data, self._document.keys, self._document.values)
 
     def _mark(self, event: yaml.Event) -> Mark:
-        return replace(_mark(event.start_mark), file=self._file)
+        return _mark(event.start_mark, self._file)
 
     def _next(self) -> yaml.Event:
         event = next(self._events)
@@ -147,7 +148,9 @@ class _Composer:
     def _mapping(self, path: Path) -> dict[str, object]:
         found: dict[str, object] = {}
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
-            key, mark = self._node(event, path), self._mark(event)
+            mark = self._mark(event)
+            # Looked at before it is read: keys within keys would recurse without the path getting any deeper.
+            key = None if isinstance(event, yaml.CollectionStartEvent) else self._node(event, path)
             if not isinstance(key, str):
                 raise Malformed("a key must be text; quote it", mark, path)
             if key in found:
@@ -176,8 +179,8 @@ def _scalar(text: str, mark: Mark, path: Path) -> object:
     return text
 
 
-def _mark(mark: _YamlMark | None) -> Mark:
-    return Mark(mark.line + 1, mark.column + 1) if mark else Mark(1, 1)
+def _mark(mark: _YamlMark | None, file: str = "") -> Mark:
+    return Mark(mark.line + 1, mark.column + 1, file) if mark else Mark(1, 1, file)
 
 
 class _YamlMark(Protocol):

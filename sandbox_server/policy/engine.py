@@ -9,17 +9,20 @@
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Mapping
 
 from sandbox_server.policy.decision import Decision, Principal, Request
 from sandbox_server.policy.effective import Effective
 from sandbox_server.policy.judging import code, database, egress, files, resources, web
 from sandbox_server.policy.judging.judgment import Judgment, listing
+from sandbox_server.policy.judging.nearness import closest
 from sandbox_server.policy.models import Policy
 from sandbox_server.policy.roles import Membership
 from sandbox_server.policy.schema.base import TOOLS
 
 __all__ = ["decide", "effective", "visible_tools"]
+
+Columns = Mapping[str, tuple[str, ...]]
 
 
 def effective(policy: Policy, principal: Principal) -> Effective:
@@ -39,10 +42,16 @@ def visible_tools(granted: Effective) -> tuple[str, ...]:
     return tuple(name for name in TOOLS if name in names and not useless.get(name, False))
 
 
-def decide(policy: Policy, principal: Principal, request: Request) -> Decision:
-    """Never raises. What goes wrong inside is a denial with the reason `error`."""
+def decide(
+    policy: Policy, principal: Principal, request: Request, *, columns: Columns | None = None
+) -> Decision:
+    """Never raises. What goes wrong inside is a denial with the reason `error`.
+
+    `columns` are those that the relations of the database have that `request` is about; without them `*`
+    is denied where a column is withheld.
+    """
     try:
-        return _decide(policy, principal, request)
+        return _decide(policy, principal, request, columns)
     except Exception as error:
         return Decision(
             "deny",
@@ -55,7 +64,7 @@ def decide(policy: Policy, principal: Principal, request: Request) -> Decision:
         )
 
 
-def _decide(policy: Policy, principal: Principal, request: Request) -> Decision:
+def _decide(policy: Policy, principal: Principal, request: Request, columns: Columns | None) -> Decision:
     membership = policy.compiled.membership(principal)
     if not membership.roles:
         judged = Judgment(
@@ -68,7 +77,7 @@ def _decide(policy: Policy, principal: Principal, request: Request) -> Decision:
     if tool is not None and tool.effect == "deny" and not (granted.observe and tool.observable):
         judged = tool
     else:
-        asked = _judge(policy, granted, request)
+        asked = _judge(policy, granted, request, columns)
         judged = asked if tool is None else _together(tool, asked)
     return _decision(policy, judged, _who(membership, granted), observe=granted.observe)
 
@@ -94,7 +103,7 @@ def _by_tool(granted: Effective, request: Request) -> Judgment | None:
         return Judgment("ask", rules.ask[tool], "allowed", trace=(f"ask: {rules.ask[tool]}",))
     if tool in rules.allow:
         return Judgment("allow", rules.allow[tool], "allowed", trace=(f"allow: {rules.allow[tool]}",))
-    near = difflib.get_close_matches(tool[:64], rules.granted(), n=1)
+    near = closest(tool, rules.granted())
     return Judgment(
         "deny", "default", "tool.not_granted", f"the tool {tool[:64]} is not granted",
         observable=tool in TOOLS,
@@ -104,7 +113,7 @@ def _by_tool(granted: Effective, request: Request) -> Judgment | None:
     )  # fmt: skip
 
 
-def _judge(policy: Policy, granted: Effective, request: Request) -> Judgment:
+def _judge(policy: Policy, granted: Effective, request: Request, columns: Columns | None) -> Judgment:
     match request.tool:
         case "code_execution" | "process" | "sandbox":
             return code.judge(granted, request.tool, request.args)
@@ -113,7 +122,7 @@ def _judge(policy: Policy, granted: Effective, request: Request) -> Judgment:
         case "web_api":
             return web.judge(granted, request.args)
         case "database":
-            return database.judge(granted, request.args)
+            return database.judge(granted, request.args, columns)
         case "egress":
             return egress.judge(granted, request.args)
         case "resource":

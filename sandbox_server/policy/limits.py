@@ -101,7 +101,13 @@ class RoleSet:
         profile = Profile(image, sandbox, self._runtime(granting), preload, self._revision)
         files_out = said.get("files_out")
         return LanguageGrant(
-            Grant(LANGUAGES[name], profile, run, *_widest(self._file.ceilings, run, sandbox)),
+            Grant(
+                LANGUAGES[name],
+                profile,
+                run,
+                *_widest(self._file.ceilings, run, sandbox),
+                reuse=profile.runtime == "runc" and any(_code(self._file, role).reuse for role in granting),
+            ),
             rule=".".join(str(step) for step in place),
             limits=MappingProxyType(limits),
             seccomp="strict" if strict else "default",
@@ -231,6 +237,9 @@ def _dotted(place: Path) -> str:
 def language_problems(file: PolicyFile) -> Iterator[Problem]:
     """Names of languages that don't exist, and what only some of them can."""
     for role, written in file.roles.items():
+        if written.code is not None and written.code.reuse and written.code.runtime not in (None, "runc"):
+            what = f"what runs leave in {written.code.runtime} can't be looked for: false, or runtime runc"
+            yield Problem(("roles", role, "code", "reuse"), what)
         for name, rule in (written.code or Code()).languages.items():
             where: Path = ("roles", role, "code", "languages", name)
             if name not in LANGUAGES:

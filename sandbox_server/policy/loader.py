@@ -98,7 +98,7 @@ def policy_of(
     try:
         written = PolicyFile.model_validate(document.data)
     except ValidationError as error:
-        raise refusal(source, [explained(e, document) for e in error.errors()]) from None
+        raise refusal(source, explained(error.errors(), document)) from None
     return _resolved(written, document, source, host_memory, aliases)
 
 

@@ -29,7 +29,7 @@ class Found:
 
 def refusal(source: str, found: Iterable[Found]) -> ConfigError:
     """All of them in one error, in the order of the file. A mark without a file is in `source`."""
-    ordered = sorted(found, key=lambda f: (f.mark.file != "", f.mark.file, f.mark.line, f.mark.column))
+    ordered = sorted(found, key=lambda f: _order(f.mark))
     lines = []
     for problem in ordered[:_MOST_SHOWN]:
         place = f"{problem.mark.file or source}:{problem.mark.line}:{problem.mark.column}: "
@@ -52,11 +52,23 @@ def dotted(path: Path) -> str:
     return shown
 
 
-def explained(error: ErrorDetails, document: Document) -> Found:
-    """One of pydantic's complaints."""
-    path = tuple(step for step in error["loc"] if step != "[key]")
-    at_key = error["type"] in ("extra_forbidden", "missing") or "[key]" in error["loc"]
-    return Found(document.mark(path, key=at_key), path, _what(error, path))
+def explained(errors: Iterable[ErrorDetails], document: Document) -> list[Found]:
+    """Pydantic's complaints. Only those that will be shown are put into words: there may be very many."""
+    placed = []
+    for error in errors:
+        path = tuple(step for step in error["loc"] if step != "[key]")
+        at_key = error["type"] in ("extra_forbidden", "missing") or "[key]" in error["loc"]
+        placed.append((document.mark(path, key=at_key), path, error))
+    placed.sort(key=lambda each: _order(each[0]))
+    return [
+        Found(mark, path, _what(error, path) if index < _MOST_SHOWN else "")
+        for index, (mark, path, error) in enumerate(placed)
+    ]
+
+
+def _order(mark: Mark) -> tuple[bool, str, int, int]:
+    """The policy's own file first."""
+    return (mark.file != "", mark.file, mark.line, mark.column)
 
 
 def _what(error: ErrorDetails, path: Path) -> str:

@@ -17,15 +17,6 @@ from sandbox_server.protocol.text import visible
 
 log = structlog.get_logger(__name__)
 
-ERROR_PROPERTIES: dict[str, Any] = {
-    "code": {"type": "string"},
-    "message": {"type": "string"},
-    "hint": {"type": "string"},
-    "retry_safe": {"type": "boolean"},
-    "retry_after": {"type": "number"},
-}
-"""Of the output schema: some clients check structured content against it even with `isError`."""
-
 
 def tool_error(error: SandboxServerError) -> types.CallToolResult:
     """`structuredContent` is {code, message, hint, retry_safe} and what the class adds."""

@@ -9,7 +9,6 @@ from typing import Any
 import mcp_types as types
 
 from sandbox_server.execution import file_models as models
-from sandbox_server.protocol.failures import ERROR_PROPERTIES
 from sandbox_server.protocol.text import visible
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
@@ -19,25 +18,9 @@ OUTPUT_SCHEMA: dict[str, Any] = {
     "properties": {
         "operation": {"type": "string"},
         "path": {"type": "string"},
-        "result": {
-            "type": "object",
-            "description": "By operation. `next_offset` or `cursor`: there is more.",
-        },
-        "session": {
-            "type": "object",
-            "properties": {
-                "id": {"anyOf": [{"type": "string"}, {"type": "null"}]},
-                "state": {"enum": ["none", "kept", "reset", "lost"]},
-                "expires_in_seconds": {"anyOf": [{"type": "number"}, {"type": "null"}]},
-                "note": {"type": "string"},
-            },
-        },
-        **ERROR_PROPERTIES,
+        "result": {"type": "object"},
+        "session": {"type": "object"},
     },
-    "anyOf": [
-        {"required": ["operation", "path", "result", "session"]},
-        {"required": ["code", "message", "hint", "retry_safe"]},
-    ],
 }
 
 

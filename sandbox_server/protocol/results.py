@@ -10,89 +10,45 @@ import mcp_types as types
 from sandbox_server.execution.api import Caps
 from sandbox_server.execution.leftovers import image_type
 from sandbox_server.execution.models import Artifact, Captured, Display, RunRequest, RunResult
-from sandbox_server.protocol.failures import ERROR_PROPERTIES
 from sandbox_server.protocol.resources import guess_type
 from sandbox_server.protocol.text import visible
 
 HOW_TO_PAGE = "resources/read of uri?offset=0&limit=32768, or uri?grep=TEXT for lines with this text"
 
-_NUMBER = {"type": "number"}
-_STRING = {"type": "string"}
-_INTEGER = {"type": "integer"}
-
-
-def _or_null(kind: str) -> dict[str, Any]:
-    # Not a list of types: clients that map schemas to dialects with a single `type` drop those.
-    return {"anyOf": [{"type": kind}, {"type": "null"}]}
-
-
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties}
-
-
-RESULT_PROPERTIES: dict[str, Any] = {
-    "outcome": {
-        "enum": [
-            "ok",
-            "error",
-            "signal",
-            "compile_error",
-            "timeout",
-            "out_of_memory",
-            "output_limit",
-            "disk_full",
-            "cancelled",
-        ]
-    },
-    "exit_code": _or_null("integer"),
-    "signal": _or_null("string"),
-    "limit": _or_null("string"),
-    "stdout": _STRING,
-    "stderr": _STRING,
-    "result": {**_or_null("string"), "description": "the last expression's value, as its language shows it"},
-    "display": {
-        "type": "array",
-        "description": "Rich output. `content` is the index of its image block; text is inline.",
-        "items": _object({"mime": _STRING, "bytes": _INTEGER, "content": _INTEGER, "text": _STRING}),
-    },
-    "artifacts": {
-        "type": "array",
-        "description": "Files made or changed; read `uri` as a resource. `content`: index of its image.",
-        "items": _object({"path": _STRING, "size": _INTEGER, "uri": _STRING, "content": _INTEGER}),
-    },
-    "truncated": {
-        "type": "object",
-        "description": "What was cut, by stream, and where all of it can be read. Empty: nothing.",
-    },
-    "usage": _object(
-        {"wall_seconds": _NUMBER, "cpu_seconds": _or_null("number"), "peak_memory_bytes": _or_null("number")}
-    ),
-    "timings": _object(
-        {
-            "queue_seconds": _NUMBER,
-            "acquire_seconds": _NUMBER,
-            "run_seconds": _NUMBER,
-            "total_seconds": _NUMBER,
-            "warm": {"type": "boolean"},
-        }
-    ),
-    "session": _object(
-        {
-            "id": _or_null("string"),
-            "state": {"enum": ["none", "kept", "reset", "lost"]},
-            "expires_in_seconds": _or_null("number"),
-            "note": _STRING,
-        }
-    ),
-    "isolation": _object({"runtime": _STRING, "grade": _STRING}),
-}
-
 OUTPUT_SCHEMA: dict[str, Any] = {
     "type": "object",
-    "properties": {**RESULT_PROPERTIES, **ERROR_PROPERTIES},
-    # Either a run's result, or (with isError) one of our errors.
-    "anyOf": [{"required": list(RESULT_PROPERTIES)}, {"required": ["code", "message", "hint", "retry_safe"]}],
+    "properties": {
+        "outcome": {
+            "enum": [
+                "ok",
+                "error",
+                "signal",
+                "compile_error",
+                "timeout",
+                "out_of_memory",
+                "output_limit",
+                "disk_full",
+                "cancelled",
+            ]
+        },
+        # Those that may be null have no type: what stands for "or null" costs more than it says.
+        "exit_code": {},
+        "signal": {},
+        "limit": {},
+        "stdout": {"type": "string"},
+        "stderr": {"type": "string"},
+        "result": {},
+        "display": {"type": "array", "description": "`content`: index of an image block."},
+        "artifacts": {"type": "array", "description": "Files made or changed; `uri` is a resource."},
+        "truncated": {"type": "object", "description": "What was cut, and the `uri` that has it."},
+        "usage": {"type": "object"},
+        "timings": {"type": "object"},
+        "session": {"type": "object"},
+        "isolation": {"type": "object"},
+    },
 }
+"""Top-level properties only: every model pays for this in every conversation. Nothing is required, for
+some clients hold error results against it too."""
 
 
 def to_tool_result(result: RunResult, *, request: RunRequest, caps: Caps) -> types.CallToolResult:
@@ -135,6 +91,7 @@ def _structured(
             "run_seconds": _seconds(timings.run),
             "total_seconds": _seconds(timings.total),
             "warm": timings.warm,
+            "reused": timings.reused,
         },
         "session": {
             "id": session.id,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Literal
 
 import mcp_types as types
@@ -11,7 +10,6 @@ from pydantic import Field
 from sandbox_server.engines.profile import MIB
 from sandbox_server.execution.api import Executor, OnEvent
 from sandbox_server.execution.models import ResetWhat, SessionLimits, SessionRequest, SessionView
-from sandbox_server.protocol.failures import ERROR_PROPERTIES
 from sandbox_server.protocol.progress import with_live_output
 from sandbox_server.protocol.registry import invalid
 from sandbox_server.protocol.text import visible
@@ -20,9 +18,9 @@ from sandbox_server.protocol.tools import Arguments, Call, Tool, ToolResult
 Operation = Literal["create", "list", "info", "reset", "extend", "close"]
 
 DESCRIPTION = (
-    "Sessions: sandboxes that keep files and variables between calls. `create` returns a handle that "
-    "other tools take as `session`. It ends when idle or at its ttl; `extend` prolongs it. `reset`: a fresh "
-    "interpreter with the files kept, or everything new. `close` one that you no longer need."
+    "Sessions keep files and variables between calls. `create` returns a handle that other tools take as "
+    "`session`. It ends when idle or at its ttl; `extend` prolongs it. `reset` ends all processes and keeps "
+    "the files, or makes everything new. `close` one that you no longer need."
 )
 
 _TAKES: dict[Operation, tuple[str, ...]] = {
@@ -35,25 +33,7 @@ _TAKES: dict[Operation, tuple[str, ...]] = {
 }
 _OPTIONAL = ("language", "limits", "session", "ttl", "what")
 
-_SESSION: dict[str, Any] = {
-    "id": {"type": "string"},
-    "state": {"enum": ["kept", "reset", "lost"]},
-    "note": {"type": "string"},
-    "expires_in_seconds": {"anyOf": [{"type": "number"}, {"type": "null"}]},
-    "age_seconds": {"type": "number"},
-    "running": {"type": "boolean"},
-    "of_connection": {"type": "boolean"},
-    "languages": {"type": "array", "items": {"type": "string"}},
-    "limits": {"type": "object"},
-}
-OUTPUT_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "sessions": {"type": "array", "items": {"type": "object", "properties": _SESSION}},
-        **ERROR_PROPERTIES,
-    },
-    "anyOf": [{"required": ["sessions"]}, {"required": ["code", "message", "hint", "retry_safe"]}],
-}
+OUTPUT_SCHEMA: dict[str, Any] = {"type": "object", "properties": {"sessions": {"type": "array"}}}
 
 
 class LimitArguments(Arguments):
@@ -69,11 +49,11 @@ class SandboxArguments(Arguments):
     """What `sandbox` takes. Which of it an operation takes is checked in `_problems`."""
 
     operation: Operation
-    session: str | None = Field(None, description="For info, reset, extend, close.")
-    language: str | None = Field(None, description="For create: whose image; bash runs in each.")
-    ttl: float | None = Field(None, description="For create, extend: seconds to live.")
-    limits: LimitArguments | None = Field(None, description="For create.")
-    what: ResetWhat | None = Field(None, description="For reset; default interpreter.")
+    session: str | None = Field(None, description="info, reset, extend, close.")
+    language: str | None = Field(None, description="create: of code_execution's; bash is in each image.")
+    ttl: float | None = Field(None, description="create, extend: seconds.")
+    limits: LimitArguments | None = Field(None, description="create.")
+    what: ResetWhat | None = Field(None, description="reset; default interpreter.")
 
 
 def sandbox(executor: Executor) -> Tool:
@@ -85,20 +65,15 @@ def sandbox(executor: Executor) -> Tool:
             raise invalid(problems)
         return _result(await _perform(executor, arguments, call))
 
-    tool = Tool(
+    return Tool(
         name="sandbox",
         title="Manage sandbox sessions",
         description=DESCRIPTION,
         arguments=SandboxArguments,
         handler=handle,
         output_schema=OUTPUT_SCHEMA,
-        annotations=types.ToolAnnotations(
-            read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False
-        ),
+        annotations=types.ToolAnnotations(open_world_hint=False),
     )
-    schema = tool.schema()
-    schema["properties"]["language"]["enum"] = list(executor.languages())
-    return replace(tool, input_schema=schema)
 
 
 def _problems(arguments: SandboxArguments, languages: tuple[str, ...]) -> list[str]:

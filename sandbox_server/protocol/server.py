@@ -22,6 +22,7 @@ from sandbox_server.protocol.calls import Calls
 from sandbox_server.protocol.code_execution import code_execution
 from sandbox_server.protocol.connections import ServerState, closing_connections
 from sandbox_server.protocol.filesystem import filesystem
+from sandbox_server.protocol.process_tool import process
 from sandbox_server.protocol.registry import Registry
 from sandbox_server.protocol.resources import Resources
 from sandbox_server.protocol.sandbox_tool import sandbox
@@ -80,7 +81,7 @@ def build_server(
     """
     extra = extra or Extra()
     calls = Calls()
-    tools = [code_execution(executor), filesystem(executor), sandbox(executor)]
+    tools = [tool(executor) for tool in (code_execution, filesystem, sandbox, process)]
     if web is not None:
         tools.append(web_api(web))
     registry = Registry([*tools, *extra.tools])

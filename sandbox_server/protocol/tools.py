@@ -38,7 +38,8 @@ class Tool:
 
     `handler` gets an instance of `arguments`. It may raise the errors of
     `sandbox_server.errors` and `MCPError`; anything else reaches the client as an
-    unexplained internal error. `input_schema` replaces the one made from `arguments`.
+    unexplained internal error. `input_schema` replaces the one made from `arguments`. What annotations
+    leave out is as the specification has it: not read-only, destructive, not idempotent, an open world.
     """
 
     name: str
@@ -56,7 +57,8 @@ class Tool:
             return dict(self.input_schema)
         full = self.arguments.model_json_schema()
         schema = _slim(full, full.get("$defs", {}))
-        schema.pop("description", None)  # the class's docstring, which is for readers of the code
+        # What says it to clients; the models inside say it to the validation, which is what counts.
+        schema["additionalProperties"] = False
         return schema
 
     def listed(self) -> types.Tool:
@@ -73,19 +75,24 @@ class Tool:
 
 def _slim(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
     """Without pydantic's titles, which repeat the names, without "or null, by default null",
-    and with definitions in place, since some clients don't follow references.
+    and with definitions in place, since some clients don't follow references. Bounds that no caller
+    comes near and the docstrings of classes go too.
 
     A null is still accepted, as being absent. Only keywords go: a property may be called "title".
     """
     if "$ref" in schema:
         return _slim(definitions[schema["$ref"].removeprefix("#/$defs/")], definitions)
+    if "properties" in schema:
+        schema = {key: value for key, value in schema.items() if key != "description"}
     variants = [each for each in schema.get("anyOf", []) if each != {"type": "null"}]
     if "anyOf" in schema and len(variants) == 1 and schema.get("default", ...) is None:
         rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
         return _slim({**variants[0], **rest}, definitions)
     slim: dict[str, Any] = {}
     for key, value in schema.items():
-        if key == "$defs" or (key == "title" and isinstance(value, str)):
+        if key in ("$defs", "maxItems", "maxLength") or (key == "title" and isinstance(value, str)):
+            continue
+        if (key, value) == ("additionalProperties", False) or (key == "default" and not value):
             continue
         if key == "properties":
             slim[key] = {name: _slim(each, definitions) for name, each in value.items()}

@@ -13,7 +13,6 @@ from pydantic import Field
 from sandbox_server.access.http.models import Judge, Method, WebClient, WebRequest, WebResult
 from sandbox_server.execution.api import Caller
 from sandbox_server.guards.urls import UrlRefused, parse_url
-from sandbox_server.protocol.failures import ERROR_PROPERTIES
 from sandbox_server.protocol.registry import invalid
 from sandbox_server.protocol.text import visible
 from sandbox_server.protocol.tools import Arguments, Call, Tool, ToolResult
@@ -42,8 +41,7 @@ _PROPERTIES: dict[str, Any] = {
 }
 OUTPUT_SCHEMA: dict[str, Any] = {
     "type": "object",
-    "properties": {**_PROPERTIES, **ERROR_PROPERTIES},
-    "anyOf": [{"required": ["status", "truncated", "rule"]}, {"required": list(ERROR_PROPERTIES)[:4]}],
+    "properties": _PROPERTIES,
 }
 
 

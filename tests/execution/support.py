@@ -47,9 +47,10 @@ SIZING = Sizing(
 
 
 @asynccontextmanager
-async def managed(engine: FakeEngine, **sizing: Any) -> AsyncIterator[Manager]:
-    """A manager whose pools have settled."""
-    async with Manager(engine, GRANTS, replace(SIZING, **sizing)) as manager:
+async def managed(engine: FakeEngine, *, reuse: bool = False, **sizing: Any) -> AsyncIterator[Manager]:
+    """A manager whose pools have settled. `reuse`: its policy grants that."""
+    grants = {name: replace(grant, reuse=reuse) for name, grant in GRANTS.items()}
+    async with Manager(engine, grants, replace(SIZING, **sizing)) as manager:
         await anyio.wait_all_tasks_blocked()
         yield manager
 
@@ -78,11 +79,11 @@ async def run(
     on: str | None = None,
     principal: str = ANONYMOUS,
     session: str | None = None,
+    reuse: bool = False,
     **changes: Any,
 ) -> RunResult:
-    return await manager.run(
-        request(code, language, **changes), caller=Caller(principal, on), on_event=ignore, session=session
-    )
+    asked = replace(request(code, language, **changes), reuse=reuse)
+    return await manager.run(asked, caller=Caller(principal, on), on_event=ignore, session=session)
 
 
 @asynccontextmanager
@@ -120,8 +121,7 @@ def silent(position: int) -> None:
 
 
 async def take(pools: Pools, profile: Profile = PYTHON, principal: str = "p") -> Sandbox:
-    sandbox, _ = await pools.acquire(profile, principal, silent)
-    return sandbox
+    return (await pools.acquire(profile, principal, silent)).sandbox
 
 
 def container_of(sandbox: Sandbox) -> FakeContainer:
@@ -187,7 +187,7 @@ class Callers:
         tell = self.positions.setdefault(principal, []).append
         with scope:
             try:
-                sandbox, _ = await self._pools.acquire(profile, principal, tell)
+                sandbox = (await self._pools.acquire(profile, principal, tell)).sandbox
             except SandboxServerError as error:
                 self.errors.append(error)
             else:

@@ -25,18 +25,18 @@ HUGE = Profile("base", SandboxLimits(memory=2000 * MIB))
 async def test_warm_ones_are_made_ahead_and_replaced_when_taken() -> None:
     engine = FakeEngine()
     async with pooled(engine, (PYTHON, NODE), warm=2) as pools:
-        assert pools.counts() == {"sandboxes": 4, "warm": 4, "waiting": 0}
-        sandbox, warm = await pools.acquire(PYTHON, "p", silent)
+        assert pools.counts() == {"sandboxes": 4, "warm": 4, "spare": 0, "waiting": 0}
+        sandbox, warm, _ = await pools.acquire(PYTHON, "p", silent)
         assert warm
         await anyio.wait_all_tasks_blocked()
         assert pools.counts()["warm"] == 3, "the next start competes with the call that took this one"
         with anyio.fail_after(3):
             while pools.counts()["warm"] < 4:  # noqa: ASYNC110 - a timer starts it, no event
                 await anyio.sleep(0.01)
-        assert pools.counts() == {"sandboxes": 5, "warm": 4, "waiting": 0}
+        assert pools.counts() == {"sandboxes": 5, "warm": 4, "spare": 0, "waiting": 0}
         pools.discard(sandbox)
         await anyio.wait_all_tasks_blocked()
-        assert pools.counts() == {"sandboxes": 4, "warm": 4, "waiting": 0}
+        assert pools.counts() == {"sandboxes": 4, "warm": 4, "spare": 0, "waiting": 0}
         assert container_of(sandbox).destroyed
 
 
@@ -82,7 +82,7 @@ async def test_one_that_has_waited_too_long_is_not_handed_out() -> None:
     engine = FakeEngine()
     async with pooled(engine, warm=1, shelf_life=0.0) as pools:
         old = engine.started[0]
-        sandbox, warm = await pools.acquire(PYTHON, "p", silent)
+        sandbox, warm, _ = await pools.acquire(PYTHON, "p", silent)
         assert not warm
         assert container_of(sandbox) is not old
         await anyio.wait_all_tasks_blocked()
@@ -96,7 +96,7 @@ async def test_those_that_have_waited_too_long_are_replaced() -> None:
         pools.retire()
         await anyio.wait_all_tasks_blocked()
         assert all(container.destroyed for container in old)
-        assert pools.counts() == {"sandboxes": 2, "warm": 2, "waiting": 0}
+        assert pools.counts() == {"sandboxes": 2, "warm": 2, "spare": 0, "waiting": 0}
 
 
 async def test_a_deadline_leaves_room_for_the_shelf_a_session_and_a_run() -> None:
@@ -175,8 +175,8 @@ async def test_a_caller_that_gives_up_loses_no_sandbox() -> None:
         await anyio.wait_all_tasks_blocked()
         engine.gate.set()
         await anyio.wait_all_tasks_blocked()
-        assert pools.counts() == {"sandboxes": 1, "warm": 1, "waiting": 0}
-        _, warm = await pools.acquire(PYTHON, "next", silent)
+        assert pools.counts() == {"sandboxes": 1, "warm": 1, "spare": 0, "waiting": 0}
+        _, warm, _ = await pools.acquire(PYTHON, "next", silent)
         assert warm
 
 
@@ -204,7 +204,7 @@ async def test_a_caller_cancelled_in_the_moment_of_being_served_loses_no_place()
         assert callers.served == []
         pools.discard(callers.sandboxes[0])
         await anyio.wait_all_tasks_blocked()
-        assert pools.counts() == {"sandboxes": 0, "warm": 0, "waiting": 0}
+        assert pools.counts() == {"sandboxes": 0, "warm": 0, "spare": 0, "waiting": 0}
         assert engine.live == 0
 
 
@@ -346,7 +346,7 @@ async def test_an_engine_that_hangs_in_a_start_is_unavailable() -> None:
     async with pooled(engine, start_seconds=0.05) as pools:
         with anyio.fail_after(2), pytest.raises(EngineUnavailable):
             await take(pools)
-        assert pools.counts() == {"sandboxes": 0, "warm": 0, "waiting": 0}
+        assert pools.counts() == {"sandboxes": 0, "warm": 0, "spare": 0, "waiting": 0}
         assert engine.waiting == 0
 
 

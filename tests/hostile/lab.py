@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,7 +19,7 @@ from sandbox_server.engines.base import Owner
 from sandbox_server.engines.docker import DockerEngine
 from sandbox_server.engines.docker.images import open_images
 from sandbox_server.engines.profile import KIB, Profile, SandboxLimits
-from sandbox_server.execution.api import Caller
+from sandbox_server.execution.api import ANONYMOUS, Caller
 from sandbox_server.execution.grants import Grant, Sizing
 from sandbox_server.execution.languages import LANGUAGES, Language
 from sandbox_server.execution.manager import Manager
@@ -72,7 +72,7 @@ def grants() -> dict[str, Grant]:
         language = LANGUAGES[name]
         little = RunLimits(cpu=CPU_LIMIT)
         granted[f"{name}-cpu"] = Grant(language, profiles[language.image], defaults=little)
-    return granted
+    return {name: replace(grant, reuse=True) for name, grant in granted.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +102,11 @@ class Lab:
         files: tuple[InputFile, ...] = (),
         output: int = 64 * KIB,
         bare: bool = False,
+        reuse_for: str | None = None,
         on_output: Callable[[Output], None] = lambda _: None,
     ) -> RunResult:
         """Run code; in Python the helpers of `PREAMBLE` are there, unless it is `bare`. `connection` makes
-        it a session's cell."""
+        it a session's cell; `reuse_for`, a principal, a run that may take a sandbox of that one again."""
         if language in ("python", "python-cpu") and not bare:
             code = f"exec({PREAMBLE!r}, globals())\n{code}"
 
@@ -113,9 +114,11 @@ class Lab:
             if isinstance(event, Output):
                 on_output(event)
 
-        request = RunRequest(language, code, args, stdin, files, RunLimits(wall=wall, output=output))
+        limits = RunLimits(wall=wall, output=output)
+        request = RunRequest(language, code, args, stdin, files, limits, reuse=reuse_for is not None)
+        caller = Caller(reuse_for or ANONYMOUS, connection)
         with anyio.fail_after(wall + SLACK):
-            return await self.manager.run(request, caller=Caller(connection=connection), on_event=on_event)
+            return await self.manager.run(request, caller=caller, on_event=on_event)
 
     # --- from outside
 
@@ -157,6 +160,15 @@ class Lab:
     def holds(self, sandbox: str) -> bool:
         """Whether a sandbox, by the name that `HostProcess` gives it, exists."""
         return any(sandbox in path.name for group in self.groups() for path in group.iterdir())
+
+    async def at_rest(self) -> None:
+        """Wait until every sandbox that was used is gone, or clean and kept for its next run."""
+        with anyio.fail_after(SLACK):
+            while True:
+                health = await self.manager.health()
+                if health["sandboxes"] == health["warm"] + health["spare"] + health["sessions"]:
+                    return
+                await anyio.sleep(0.02)
 
     async def until(self, true: Callable[[], bool], seconds: float = 10.0) -> None:
         """Wait for something that happens in the background, such as a container's removal."""

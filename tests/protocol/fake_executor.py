@@ -31,6 +31,7 @@ from sandbox_server.execution.models import (
     Timings,
     Usage,
 )
+from sandbox_server.execution.process_models import ProcessAnswer, ProcessOperation
 from sandbox_server.protocol.server import SandboxMcpServer
 
 Script = Callable[[RunRequest, OnEvent], Awaitable[RunResult]]
@@ -107,6 +108,24 @@ class FakeSessions:
 
 
 @dataclass
+class FakeProcesses:
+    """Notes what it is asked, and answers `answer`, or that there is no such process."""
+
+    answer: ProcessAnswer | None = None
+    asked: list[tuple[ProcessOperation, str | None]] = field(default_factory=list)
+
+    async def perform(
+        self, operation: ProcessOperation, *, caller: Caller, session: str | None = None, on_event: OnEvent
+    ) -> ProcessAnswer:
+        del caller
+        on_event(Queued(2, turn=True))
+        self.asked.append((operation, session))
+        if self.answer is None:
+            raise NotFound("there is no such process in this session", hint="list shows those that there are")
+        return self.answer
+
+
+@dataclass
 class FakeExecutor:
     """`script` is what a run does. The lists say what happened, in order."""
 
@@ -115,6 +134,7 @@ class FakeExecutor:
     requests: list[RunRequest] = field(default_factory=list)
     connections: list[str | None] = field(default_factory=list)
     desk: FakeSessions = field(default_factory=lambda: FakeSessions())
+    background: FakeProcesses = field(default_factory=lambda: FakeProcesses())
     handles: list[str | None] = field(default_factory=list)
     operations: list[FileOperation] = field(default_factory=list)
     file_script: Callable[[FileOperation], FileResult] = lambda operation: Written(3)
@@ -147,6 +167,10 @@ class FakeExecutor:
         self.handles.append(session)
         made = "m" * 32 if caller.connection is None else caller.connection
         return FileAnswer(self.file_script(operation), SessionInfo(session or made, "kept", 900.0))
+
+    @property
+    def processes(self) -> FakeProcesses:
+        return self.background
 
     @property
     def sessions(self) -> FakeSessions:

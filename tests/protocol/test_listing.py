@@ -14,6 +14,10 @@ from sandbox_server.protocol.server import build_server
 from tests.protocol.fake_executor import FakeExecutor, connect
 
 TOKENS = 2500
+SHARED = {"code_execution", "filesystem", "sandbox"}
+SHARED_CHARACTERS = 5300
+CHARACTERS = 1550
+"""What any other tool may take, so that six of them fit."""
 
 
 async def listed(executor: FakeExecutor, era: str) -> types.ListToolsResult:
@@ -25,6 +29,15 @@ async def test_the_whole_list_costs_a_model_less_than_2500_tokens(executor: Fake
     result = await listed(executor, era)
     text = result.model_dump_json(by_alias=True, exclude_none=True)
     assert len(text) / 4 < TOKENS
+
+
+async def test_each_tool_keeps_within_its_part_of_that(executor: FakeExecutor) -> None:
+    sizes = {
+        tool.name: len(tool.model_dump_json(by_alias=True, exclude_none=True))
+        for tool in (await listed(executor, "legacy")).tools
+    }
+    assert sum(sizes[name] for name in SHARED) <= SHARED_CHARACTERS
+    assert {name: size for name, size in sizes.items() if name not in SHARED and size > CHARACTERS} == {}
 
 
 async def test_the_list_is_the_same_every_time(executor: FakeExecutor, era: str) -> None:
@@ -65,6 +78,7 @@ async def test_tools_are_listed_while_the_engine_is_down(era: str) -> None:
             "code_execution",
             "filesystem",
             "sandbox",
+            "process",
         ]
         result = await client.call_tool("code_execution", {"code": "print(42)"})
     assert result.is_error

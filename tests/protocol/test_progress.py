@@ -182,3 +182,22 @@ async def test_a_failing_report_ends_the_reports_not_the_run(error: Exception) -
     live = LiveOutput(report, Pace())
     live.on_event(Output("stdout", b"x"))
     await pumped(live)
+
+
+async def test_a_call_is_told_where_it_stands_in_the_queue_and_in_its_session(era: str) -> None:
+    seen = Seen()
+
+    async def script(request: RunRequest, on_event: OnEvent) -> RunResult:
+        for event in (Queued(2, turn=True), Queued(3)):
+            on_event(event)
+            seen.arrived = anyio.Event()
+            await seen.arrived.wait()
+        return OK
+
+    async with connect(build_server(FakeExecutor(script=script), version="0"), era) as client:
+        with anyio.fail_after(5):
+            await client.call_tool("code_execution", {"code": "1"}, progress_callback=seen)
+    assert seen.messages == [
+        "waiting for its turn in the session, position 2",
+        "waiting for a sandbox, position 3",
+    ]

@@ -84,6 +84,7 @@ async def test_every_result_matches_the_declared_schema_and_is_no_tool_error(
 ) -> None:
     answer = await run(result, era)
     jsonschema.validate(answer.structured_content, OUTPUT_SCHEMA)
+    assert set(answer.structured_content) == set(OUTPUT_SCHEMA["properties"])
     assert not answer.is_error
     assert answer.structured_content["outcome"] == result.outcome
     assert text_of(answer).startswith(f"outcome: {result.outcome}")

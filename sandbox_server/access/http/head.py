@@ -14,6 +14,7 @@ from sandbox_server.errors import UpstreamFailed
 MAX_INFORMATIONAL = 4
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?")
+_ONCE = (b"content-length", b"transfer-encoding", b"content-encoding", b"content-type", b"location")
 _BREAK = re.compile(rb"\r\n\r\n|(?<!\r)\n|\r(?=[^\n])|\x00")
 
 
@@ -66,6 +67,7 @@ class HeadReader:
         if any(line.startswith((b" ", b"\t")) for line in lines):
             raise protocol("a folded header line")
         if not status[1].startswith(b"1"):
+            _check_framing(lines)
             self.done = True
             return
         self._informational += 1
@@ -73,14 +75,19 @@ class HeadReader:
             raise protocol("an upgrade or too many interim responses")
 
 
-def check_framing(headers: Sequence[tuple[str, str]]) -> None:
+def _check_framing(lines: Sequence[bytes]) -> None:
     """Raises UpstreamFailed where two readers would see bodies of different lengths or kinds."""
-    names = [name for name, _ in headers]
-    if "transfer-encoding" in names and "content-length" in names:
+    fields = [
+        (name.strip().lower(), value.strip()) for name, _, value in (line.partition(b":") for line in lines)
+    ]
+    names = [name for name, _ in fields]
+    if b"transfer-encoding" in names and b"content-length" in names:
         raise protocol("both Content-Length and Transfer-Encoding")
-    for name in ("content-length", "transfer-encoding", "content-encoding", "content-type", "location"):
+    for name in _ONCE:
         if names.count(name) > 1:
-            raise protocol(f"{name} more than once")
+            raise protocol(f"{name.decode()} more than once")
+    if any(name == b"content-length" and not value.isdigit() for name, value in fields):
+        raise protocol("a Content-Length that is no number")
 
 
 def protocol(what: str) -> UpstreamFailed:

@@ -12,7 +12,7 @@ import anyio.lowlevel
 import httpcore2
 
 from sandbox_server.access.http.decoding import Decoder
-from sandbox_server.access.http.head import check_framing, protocol
+from sandbox_server.access.http.head import protocol
 from sandbox_server.access.http.wire import CheckedBackend, Meter
 from sandbox_server.errors import UpstreamFailed
 from sandbox_server.guards.addresses import IPAddress
@@ -47,7 +47,6 @@ class Answer:
         self._response = response
         self._limits = limits
         self._bodiless = bodiless or response.status in (204, 304)
-        check_framing(self.headers)
 
     def header(self, name: str) -> str:
         return next((value for each, value in self.headers if each == name), "")

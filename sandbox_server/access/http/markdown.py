@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from subprocess import DEVNULL
 
 import anyio
+from anyio.abc import Process
 
 from sandbox_server.errors import UpstreamFailed
 
 MAX_INPUT = 2 * 1024**2
+MAX_OUTPUT = 8 * 1024**2
 _CHILD = Path(__file__).with_name("markdown_child.py")
 
 
@@ -30,18 +33,39 @@ class Markdown:
         if len(data) > MAX_INPUT:
             raise _failed(f"has {len(data):,} bytes; {MAX_INPUT:,} are converted")
         async with self._limiter:
-            with anyio.move_on_after(self._timeout):
-                done = await anyio.run_process(
-                    [sys.executable, "-I", "-X", "utf8", str(_CHILD)],
-                    input=data,
-                    check=False,
-                    env={},
-                    cwd="/",
+            # A child that is being born can't be ended: only what follows has a time limit.
+            with anyio.CancelScope(shield=True):
+                child = await anyio.open_process(
+                    [sys.executable, "-I", "-X", "utf8", str(_CHILD)], stderr=DEVNULL, env={}, cwd="/"
                 )
-                if done.returncode != 0:
-                    raise _failed("can't be converted")
-                return done.stdout.decode()
+            try:
+                with anyio.move_on_after(self._timeout):
+                    return await _converse(child, data)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    if child.returncode is None:
+                        child.kill()
+                    await child.aclose()
         raise _failed(f"was not converted within {self._timeout:g} s")
+
+
+async def _converse(child: Process, data: bytes) -> str:
+    assert child.stdin is not None
+    assert child.stdout is not None
+    answer = bytearray()
+    try:
+        # It reads all before it writes anything, so this can't lock up.
+        await child.stdin.send(data)
+        await child.stdin.aclose()
+        async for piece in child.stdout:
+            answer += piece
+            if len(answer) > MAX_OUTPUT:
+                raise _failed("makes too much markdown")
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+        raise _failed("can't be converted") from None
+    if await child.wait() != 0:
+        raise _failed("can't be converted")
+    return answer.decode(errors="replace")
 
 
 def _failed(what: str) -> UpstreamFailed:

@@ -10,6 +10,7 @@ import re
 
 from sqlglot import exp
 
+from sandbox_server.guards.sql.models import Dialect
 from sandbox_server.guards.sql.refusal import Refused
 
 MAX_WIDTH = 10_000
@@ -18,23 +19,23 @@ MAX_SERIES = 1_000_000
 _WIDTH = re.compile(r"\d{5,}|\*")
 
 
-def check_bounds(node: exp.Expr) -> None:
-    if isinstance(node, exp.Pad):
-        _width(node.args.get("expression"), "lpad and rpad")
-    elif isinstance(node, exp.Anonymous) and str(node.name).lower() in ("lpad", "rpad"):
-        _width(node.expressions[1] if len(node.expressions) > 1 else None, "lpad and rpad")
-    elif isinstance(node, exp.Format) or (
-        isinstance(node, exp.Anonymous) and str(node.name).lower() in ("format", "printf")
-    ):
-        _template(node.this if isinstance(node, exp.Format) else next(iter(node.expressions), None))
-    elif isinstance(node, exp.GenerateSeries | exp.ExplodingGenerateSeries):
-        _series(node)
+def check_bounds(node: exp.Expr, dialect: Dialect) -> None:
+    if not isinstance(node, exp.Anonymous):
+        return
+    arguments = node.expressions
+    match str(node.this).lower():
+        case "lpad" | "rpad" as name:
+            _width(arguments[1] if len(arguments) > 1 else None, name)
+        case "format" | "printf" if dialect != "mysql":  # there it writes a number
+            _template(arguments[0] if arguments else None)
+        case "generate_series" if len(arguments) > 1:
+            _series(*arguments[:3])
 
 
-def _width(argument: object, names: str) -> None:
+def _width(argument: object, name: str) -> None:
     value = _integer(argument)
     if value is None or value > MAX_WIDTH:
-        raise Refused("sql.function", f"the length of {names} must be a number up to {MAX_WIDTH}")
+        raise Refused("sql.function", f"the length of {name} must be a number up to {MAX_WIDTH}")
 
 
 def _template(argument: object) -> None:
@@ -42,13 +43,10 @@ def _template(argument: object) -> None:
         raise Refused("sql.function", "format and printf need a literal template without large widths")
 
 
-def _series(node: exp.Expr) -> None:
-    start, stop = _integer(node.args.get("start")), _integer(node.args.get("end"))
-    step = node.args.get("step")
+def _series(first: exp.Expr, last: exp.Expr, step: exp.Expr | None = None) -> None:
+    start, stop = _integer(first), _integer(last)
     size = _integer(step) if step is not None else 1
-    if start is None or stop is None or not size:
-        return
-    if abs(stop - start) // abs(size) > MAX_SERIES:
+    if start is not None and stop is not None and size and abs(stop - start) // abs(size) > MAX_SERIES:
         raise Refused("sql.function", f"generate_series is bounded to {MAX_SERIES} rows")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
@@ -15,6 +14,7 @@ from sandbox_server.guards.sql.functions import Functions
 from sandbox_server.guards.sql.lexer import depth, lex
 from sandbox_server.guards.sql.models import Dialect, Operation, SqlRules, Verdict
 from sandbox_server.guards.sql.names import relation_key
+from sandbox_server.guards.sql.parsing import parse
 from sandbox_server.guards.sql.refusal import Refused
 from sandbox_server.guards.sql.resolve import Resolver
 from sandbox_server.guards.sql.shapes import check_shape, forbidden
@@ -109,7 +109,7 @@ def _read(sql: str, rules: SqlRules, operation: Operation, access: Access, funct
     nodes = list(root.walk())
     check_shape(nodes, rules.dialect, functions.own, writes=operation != "select")
     for node in nodes:
-        check_bounds(node)
+        check_bounds(node, rules.dialect)
     resolver = Resolver(root, access, functions)
     if operation == "select":
         resolver.query(root, {}, None)
@@ -136,7 +136,7 @@ def _parse(sql: str, rules: SqlRules, operation: Operation) -> exp.Expr:
     begin = next((lexeme for lexeme in lexemes if lexeme.text != "("), lexemes[0])
     if begin.kind != "word" or begin.text.lower() not in _BEGINNINGS:
         raise forbidden(_beginning(begin.text))
-    statements = sqlglot.parse(sql[: lexemes[-1].end], dialect=rules.dialect)
+    statements = parse(sql[: lexemes[-1].end], rules.dialect)
     if len(statements) != 1 or statements[0] is None:
         raise Refused("sql.multiple", "one statement at a time")
     root = statements[0]

@@ -6,6 +6,8 @@ where the parser hides one is no way around. A name is a CTE everywhere or a rel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlglot import exp
 
 from sandbox_server.guards.sql.access import Access
@@ -62,6 +64,7 @@ class Resolver:
             self._rest(node, Scope(outer), ctes, _APART | {"this", "alias"})
         elif isinstance(node, exp.Values):
             self._rest(node, Scope(outer), ctes, _APART | {"alias"})
+            names = _numbered(node)
         else:
             raise Refused("sql.forbidden_node", f"{type(node).__name__} is not allowed as a query")
         return names
@@ -110,10 +113,12 @@ class Resolver:
             if (condition := join.args.get("on")) is not None:
                 self.visit(condition, scope, ctes)
 
-    def _merge(self, using: list[exp.Expr], scope: Scope) -> None:
+    def _merge(self, using: Sequence[exp.Expr], scope: Scope) -> None:
         scope.merged = True
         for name in using:
             identifier = name.this if isinstance(name, exp.Column) else name
+            if not isinstance(identifier, exp.Identifier):
+                raise Refused("sql.forbidden_node", "USING takes names of columns")
             self._unqualified(column_key(identifier, self.dialect), scope)
         for source in scope.sources:
             if not using and source.relation and self.access.restricted(source.relation):
@@ -143,7 +148,7 @@ class Resolver:
                 self._function(node, node.this, scope, ctes)
             case exp.Values():
                 self._rest(node, Scope(scope.outer), ctes, _APART | {"alias"})
-                self._derived(node, scope, None)
+                self._derived(node, scope, _numbered(node))
             case exp.Unnest():
                 self._function(node, node, scope, ctes)
             case _:
@@ -233,7 +238,7 @@ class Resolver:
                 case exp.Dot():
                     self._dot(at)
                     stack.append(at.expression)
-                case exp.Star() if not isinstance(at.parent, exp.Count):
+                case exp.Star() if not _counts(at.parent):
                     raise Refused("sql.column", "* is not allowed here", hint="name the columns")
                 case _:
                     stack.extend(at.iter_expressions())
@@ -358,6 +363,16 @@ class Resolver:
         return [exp.column(exp.to_identifier(name, quoted=True), table=qualifier.copy()) for name in known]
 
 
+def _numbered(values: exp.Values) -> frozenset[str]:
+    """What the engines call the columns of VALUES."""
+    widest = max((len(row.expressions) for row in values.expressions), default=1)
+    return frozenset(f"{name}{number}" for name in ("column", "column_") for number in range(widest + 1))
+
+
+def _counts(call: exp.Expr | None) -> bool:
+    return isinstance(call, exp.Anonymous) and str(call.this).lower() == "count"
+
+
 def _spelled(source: Source) -> exp.Identifier:
     """What the source is called, spelled as it was: MariaDB's aliases are case-sensitive on Linux."""
     node = source.node
@@ -370,9 +385,7 @@ def _spelled(source: Source) -> exp.Identifier:
 
 
 def _called(call: exp.Expr) -> str:
-    if isinstance(call, exp.Anonymous | exp.AnonymousAggFunc):
+    if isinstance(call, exp.Anonymous):
         return str(call.this).lower()
-    if isinstance(call, exp.ExplodingGenerateSeries):
-        return "generate_series"
     assert isinstance(call, exp.Func)
     return call.sql_name().lower()

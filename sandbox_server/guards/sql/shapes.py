@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from sqlglot import exp
 from sqlglot.expressions import DType
 
-from sandbox_server.guards.sql.builtins import SAFE_BUILTIN
 from sandbox_server.guards.sql.models import Dialect
 from sandbox_server.guards.sql.names import check_identifier
 from sandbox_server.guards.sql.refusal import Refused
@@ -88,14 +87,6 @@ _STRUCTURE: dict[str, frozenset[str]] = {
     "Cast": _parts("this to"),
     "AtTimeZone": _parts("this zone"),
     "Collate": _BINARY,
-    "JSONPath": _parts("expressions"),
-    "JSONPathRoot": frozenset(),
-    "JSONPathKey": _parts("this"),
-    "JSONPathSubscript": _parts("this"),
-    "JSONPathWildcard": frozenset(),
-    "JSONKeyValue": _BINARY,
-    "FormatJson": _parts("this"),
-    "OrderBy": _parts("this expressions"),
 } | dict.fromkeys(["And", "Or", "Xor", "EQ", "NEQ", "GT", "GTE", "LT", "LTE", "NullSafeEQ", "NullSafeNEQ", "Add", "Sub", "Mul", "IntDiv", "Mod", "SimilarTo", "Escape", "RegexpLike", "RegexpILike", "Glob", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseLeftShift", "BitwiseRightShift", "ArrayContainsAll", "ArrayContainedBy", "ArrayOverlaps", "Overlaps", "Adjacent", "JSONBContains", "JSONBContainsTopKey", "JSONBContainsAnyTopKeys", "JSONBContainsAllTopKeys", "JSONBDeleteAtPath", "JSONBPathExists", "JSONBExtract", "JSONBExtractScalar", "ExtendsLeft", "ExtendsRight", "Distance"], _BINARY) | {name: _BINARY | _parts("negate") for name in ("Like", "ILike", "Is")} | {
     "Not": _parts("this"),
     "Neg": _parts("this"),
@@ -103,8 +94,8 @@ _STRUCTURE: dict[str, frozenset[str]] = {
     "Div": _BINARY | _parts("typed safe"),
     "Pow": _BINARY,
     "DPipe": _BINARY | _parts("safe"),
-    "JSONExtract": _BINARY | _parts("only_json_types expressions"),
-    "JSONExtractScalar": _BINARY | _parts("only_json_types expressions scalar_only json_type"),
+    "JSONExtract": _BINARY,
+    "JSONExtractScalar": _BINARY,
     "MatchAgainst": _parts("this expressions modifier"),
 }  # fmt: skip
 
@@ -117,240 +108,26 @@ _WRITES: dict[str, frozenset[str]] = {
     "Returning": _parts("expressions"),
 }
 
-# Functions that the parser knows by names of its own. What they are called in the text is judged there.
-_FUNCTION_NODES = frozenset(
-    [
-        "Anonymous",
-        "AnonymousAggFunc",
-        "Array",
-        "Unnest",
-        "ExplodingGenerateSeries",
-        "GenerateSeries",
-        "TimestampTrunc",
-        "DateTrunc",
-        "CurrentDate",
-        "CurrentTime",
-        "CurrentTimestamp",
-        "Localtime",
-        "Localtimestamp",
-        "Rand",
-        "GroupConcat",
-        "StrPosition",
-        "StrToTime",
-        "StrToDate",
-        "TimeToStr",
-        "TsOrDsToDate",
-        "TsOrDsToTimestamp",
-        "TsOrDsAdd",
-        "TsOrDsDiff",
-        "TsOrDsToDateStr",
-        "TimeStrToTime",
-        "DateStrToDate",
-        "UnixToTime",
-        "UnixToStr",
-        "TimeToUnix",
-        "StrToUnix",
-        "DateAdd",
-        "DateSub",
-        "DateDiff",
-        "DatetimeAdd",
-        "DatetimeSub",
-        "DatetimeDiff",
-        "TimestampAdd",
-        "TimestampSub",
-        "TimestampDiff",
-        "TimeAdd",
-        "TimeSub",
-        "TimeDiff",
-        "DayOfWeek",
-        "DayOfMonth",
-        "DayOfYear",
-        "DayOfWeekIso",
-        "WeekOfYear",
-        "LastDay",
-        "MakeInterval",
-        "Date",
-        "Datetime",
-        "Time",
-        "Timestamp",
-        "ToChar",
-        "ToNumber",
-        "Pad",
-        "Format",
-        "ArrayAgg",
-        "ArraySize",
-        "ArrayLength",
-        "ArrayConcat",
-        "ArrayAppend",
-        "ArrayPrepend",
-        "ArrayRemove",
-        "ArrayToString",
-        "StringToArray",
-        "ArrayPosition",
-        "ArrayContains",
-        "Explode",
-        "ExplodeOuter",
-        "Posexplode",
-        "Inline",
-        "SortArray",
-        "JSONArrayAgg",
-        "JSONObjectAgg",
-        "JSONBObjectAgg",
-        "JSONObject",
-        "JSONArray",
-        "JSONBArrayAgg",
-        "JSONValue",
-        "JSONExists",
-        "JSONFormat",
-        "ParseJSON",
-        "JSONArrayLength",
-        "JSONType",
-        "JSONKeys",
-        "JSONArrayContains",
-        "JSONArrayAppend",
-        "JSONArrayInsert",
-        "JSONSet",
-        "JSONRemove",
-        "JSONBExists",
-        "JSONKeysAtDepth",
-        "ToJSON",
-        "JSONExtractArray",
-        "LogicalAnd",
-        "LogicalOr",
-        "BitwiseAndAgg",
-        "BitwiseOrAgg",
-        "BitwiseXorAgg",
-        "ApproxQuantile",
-        "Quantile",
-        "PercentileCont",
-        "PercentileDisc",
-        "Median",
-        "Mode",
-        "Corr",
-        "CovarPop",
-        "CovarSamp",
-        "Stddev",
-        "StddevPop",
-        "StddevSamp",
-        "Variance",
-        "VariancePop",
-        "AnyValue",
-        "ArgMax",
-        "ArgMin",
-        "First",
-        "Last",
-        "FirstValue",
-        "LastValue",
-        "NthValue",
-        "RegexpReplace",
-        "RegexpExtract",
-        "RegexpExtractAll",
-        "RegexpInstr",
-        "RegexpCount",
-        "RegexpSplit",
-        "RegexpSubstr",
-        "Split",
-        "SplitPart",
-        "StartsWith",
-        "EndsWith",
-        "Concat",
-        "ConcatWs",
-        "Substring",
-        "SubstringIndex",
-        "Trim",
-        "Overlay",
-        "Left",
-        "Right",
-        "Reverse",
-        "Initcap",
-        "Levenshtein",
-        "Chr",
-        "Unicode",
-        "Hex",
-        "Unhex",
-        "LowerHex",
-        "MD5",
-        "MD5Digest",
-        "SHA",
-        "SHA2",
-        "Encode",
-        "Decode",
-        "ToBase64",
-        "FromBase64",
-        "Length",
-        "Lower",
-        "Upper",
-        "Ascii",
-        "Coalesce",
-        "Nullif",
-        "Greatest",
-        "Least",
-        "Extract",
-        "Uuid",
-        "Cbrt",
-        "Ceil",
-        "Floor",
-        "Round",
-        "Trunc",
-        "Sign",
-        "Log",
-        "Ln",
-        "Exp",
-        "Sqrt",
-        "Abs",
-        "Pi",
-        "Degrees",
-        "Radians",
-        "Count",
-        "Sum",
-        "Avg",
-        "Min",
-        "Max",
-        "Rank",
-        "DenseRank",
-        "RowNumber",
-        "PercentRank",
-        "CumeDist",
-        "Ntile",
-        "Lag",
-        "Lead",
-        "Grouping",
-        "Year",
-        "Month",
-        "Day",
-        "Hour",
-        "Minute",
-        "Second",
-        "Quarter",
-        "Week",
-        "Strftime",
-        "Convert",
-        "FromUnixtime",
-        "CurrentDatetime",
-        "UtcDate",
-        "UtcTime",
-        "UtcTimestamp",
-        "Sysdate",
-        "MonthName",
-        "DayName",
-        "TimeStrToUnix",
-        "DateFromParts",
-        "TimeFromParts",
-        "TimestampFromParts",
-        "UnixSeconds",
-        "UnixDate",
-        "JustifyDays",
-        "JustifyHours",
-        "JustifyInterval",
-        "WidthBucket",
-        "Replace",
-        "Translate",
-        "Stuff",
-        "Normalize",
-        "Elt",
-    ]
-)
-_SAFE_NAMES = frozenset().union(*SAFE_BUILTIN.values())
+# Calls with a grammar of their own, and functions without parentheses. All others are `Anonymous` (see `parsing`).
+# What they are called is judged in the text.
+_CALLS: dict[str, frozenset[str]] = {
+    "Anonymous": _parts("this expressions"),
+    "Array": _parts("expressions bracket_notation value_constructor"),
+    "Unnest": _parts("expressions alias offset"),
+    "Extract": _BINARY,
+    "Trim": _parts("this expression position"),
+    "Substring": _parts("this start length"),
+    "StrPosition": _parts("this substr"),
+    "Overlay": _parts("this expression from_ for_"),
+    "GroupConcat": _parts("this separator"),
+    "Concat": _parts("expressions safe coalesce"),
+    "CurrentDate": frozenset(),
+    "CurrentTime": _parts("this"),
+    "CurrentTimestamp": _parts("this"),
+    "Localtime": _parts("this"),
+    "Localtimestamp": _parts("this"),
+    "Kwarg": _BINARY,
+}
 
 _TYPES = frozenset(
     name
@@ -421,7 +198,7 @@ _WORDS = re.compile(r"[A-Za-z_][A-Za-z_ ]{0,60}\Z")
 _NUMBER = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\Z")
 _BITS = re.compile(r"[0-9a-fA-F]*\Z")
 _PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
-_FREE_TEXT = frozenset({"Identifier", "Literal", "RawString", "JSONPathKey"})
+_FREE_TEXT = frozenset({"Identifier", "Literal", "RawString"})
 _SIDES = frozenset({"", "LEFT", "RIGHT", "FULL"})
 _KINDS = frozenset({"", "INNER", "OUTER", "CROSS"})
 
@@ -432,13 +209,12 @@ def check_shape(
     """Raises for the first node that is unknown, or that has a part which is."""
     for node in nodes:
         name = type(node).__name__
-        parts = _STRUCTURE.get(name)
+        parts = _STRUCTURE.get(name, _CALLS.get(name))
         if parts is None and writes:
             parts = _WRITES.get(name)
         if parts is None:
-            if not _is_function(node, name):
-                raise forbidden(name)
-        elif extra := [part for part, value in node.args.items() if value and part not in parts]:
+            raise forbidden(name)
+        if extra := [part for part, value in node.args.items() if value and part not in parts]:
             raise forbidden(f"{name} with {extra[0].rstrip('_')}")
         _check_texts(node, name)
         _check_node(node, own_functions)
@@ -460,14 +236,6 @@ _HINTS = {
 }
 
 
-def _is_function(node: exp.Expr, name: str) -> bool:
-    if not isinstance(node, exp.Func):
-        return False
-    if name in _FUNCTION_NODES:
-        return True
-    return any(each.lower() in _SAFE_NAMES for each in type(node).sql_names())
-
-
 def _check_texts(node: exp.Expr, name: str) -> None:
     if name in _FREE_TEXT:
         return
@@ -479,14 +247,14 @@ def _check_texts(node: exp.Expr, name: str) -> None:
 
 def _special(name: str, text: str) -> bool:
     match name:
+        case "Collate" | "Var":
+            return text == "" or _PARAMETER.match(text) is not None
         case "HexString" | "BitString":
             return _BITS.match(text) is not None
         case "Placeholder":
             return _PARAMETER.match(text) is not None
-        case "Anonymous" | "AnonymousAggFunc":
+        case "Anonymous":
             return _PARAMETER.match(text) is not None
-        case "Interval" | "Var":
-            return text == ""
     return False
 
 

@@ -6,6 +6,7 @@ Strings and names are written by us, by the rules of each engine, so that what w
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from sqlglot import exp
@@ -25,33 +26,59 @@ def _doubled(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def _between(operator: str) -> Callable[[Any, exp.Expr], str]:
+    return lambda self, node: f"{self.sql(node, 'this')} {operator} {self.sql(node, 'expression')}"
+
+
+def _call(name: str) -> Callable[[Any, exp.Expr], str]:
+    return lambda self, node: self.func(name, node.this, node.args["expression"])
+
+
+def _literal(self: Any, node: exp.Expr) -> str:
+    return _doubled(node.this) if node.args.get("is_string", True) else str(node.this)
+
+
+def _mysql_literal(self: Any, node: exp.Expr) -> str:
+    return _doubled(node.this.replace("\\", "\\\\")) if node.args.get("is_string", True) else str(node.this)
+
+
+_OURS: dict[Any, Any] = {
+    exp.Placeholder: lambda self, node: f":{node.name}",
+    exp.Literal: _literal,
+    exp.RawString: _literal,
+    exp.JSONExtract: _between("->"),
+    exp.JSONExtractScalar: _between("->>"),
+    # The defaults change what a query means where an engine has its own idea of it.
+    exp.Cast: lambda self, node: f"CAST({self.sql(node, 'this')} AS {self.sql(node, 'to')})",
+    exp.Pow: _between("^"),
+    exp.Substring: lambda self, node: _substring(self, node),
+}
+
+
+def _substring(self: Any, node: exp.Expr) -> str:
+    parts = [node.this, node.args.get("start"), node.args.get("length")]
+    return str(self.func("SUBSTRING", *parts))
+
+
 class _Postgres(PostgresGenerator):
-    def placeholder_sql(self, expression: exp.Placeholder) -> str:
-        return f":{expression.name}"
-
-    def literal_sql(self, expression: exp.Literal) -> str:
-        return _doubled(expression.this) if expression.is_string else str(expression.this)
-
-    def rawstring_sql(self, expression: exp.RawString) -> str:
-        return _doubled(expression.this)
+    TRANSFORMS = {**PostgresGenerator.TRANSFORMS, **_OURS}
 
 
 class _Sqlite(SQLiteGenerator):
-    def placeholder_sql(self, expression: exp.Placeholder) -> str:
-        return f":{expression.name}"
-
-    def literal_sql(self, expression: exp.Literal) -> str:
-        return _doubled(expression.this) if expression.is_string else str(expression.this)
+    TRANSFORMS = {**SQLiteGenerator.TRANSFORMS, **_OURS}
 
 
 class _Mysql(MySQLGenerator):
-    def placeholder_sql(self, expression: exp.Placeholder) -> str:
-        return f":{expression.name}"
-
-    def literal_sql(self, expression: exp.Literal) -> str:
-        if not expression.is_string:
-            return str(expression.this)
-        return _doubled(expression.this.replace("\\", "\\\\"))
+    TRANSFORMS = {
+        **MySQLGenerator.TRANSFORMS,
+        exp.Placeholder: _OURS[exp.Placeholder],
+        exp.Literal: _mysql_literal,
+        exp.RawString: _mysql_literal,
+        exp.RegexpLike: _between("REGEXP"),
+        # MariaDB has no arrows.
+        exp.JSONExtract: _call("JSON_EXTRACT"),
+        exp.JSONExtractScalar: lambda self, node: f"JSON_UNQUOTE({_call('JSON_EXTRACT')(self, node)})",
+    }
 
 
 _GENERATORS: dict[Dialect, type[Generator]] = {"postgres": _Postgres, "mysql": _Mysql, "sqlite": _Sqlite}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -12,6 +11,7 @@ from sandbox_server.policy.decision import Json, Limit
 from sandbox_server.policy.effective import Effective
 from sandbox_server.policy.grants import CodeGrant, LanguageGrant
 from sandbox_server.policy.judging.judgment import Judgment, listing, number, text
+from sandbox_server.policy.judging.nearness import closest
 from sandbox_server.policy.units import quantity_text
 
 _PACKAGE: Final = re.compile(r"(@[a-z0-9][a-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -48,7 +48,7 @@ def _with_language(granted: Effective, args: Mapping[str, Json], name: str) -> J
 
 def _not_granted(granted: Effective, name: str) -> Judgment:
     known = tuple(granted.languages)
-    near = difflib.get_close_matches(name[:64].lower(), known, n=1)
+    near = closest(name, known)
     return Judgment(
         "deny",
         "default",

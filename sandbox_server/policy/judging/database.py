@@ -3,7 +3,6 @@ database; one of them must allow all of a statement by itself."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
 from sandbox_server.guards import sql
@@ -11,20 +10,24 @@ from sandbox_server.policy.decision import Json, Limit
 from sandbox_server.policy.effective import Effective
 from sandbox_server.policy.grants import DatabaseGrant, NamedQuery, StatementGrant
 from sandbox_server.policy.judging.judgment import Judgment, listing, text
+from sandbox_server.policy.judging.nearness import closest
 
 
-def judge(granted: Effective, args: Mapping[str, Json]) -> Judgment:
+def judge(
+    granted: Effective, args: Mapping[str, Json], columns: Mapping[str, tuple[str, ...]] | None = None
+) -> Judgment:
+    """`columns` of each relation of the database, `schema.relation` to names."""
     names = tuple(granted.databases)
     name = text(args, "database") or (names[0] if len(names) == 1 else "")
     grants = granted.databases.get(name, ())
     if not grants:
-        near = difflib.get_close_matches(name[:64], names, n=1)
+        near = closest(name, names)
         hint = f"databases granted: {listing(names)}"
         shown: dict[str, Json] = {"database": name[:64]}
         message = "this database is not granted" if name else "which database?"
         nearest = near[0] if near else listing(names)
         return Judgment("deny", "default", "sql.database", message, hint, nearest, shown)
-    judged = [_by(grant, args) for grant in grants]
+    judged = [_by(grant, args, columns) for grant in grants]
     allowed = [each for each in judged if each.effect != "deny"]
     # Where one role may do it and another only if the human agrees, the human is asked.
     asking = [each for each in allowed if each.effect == "ask"]
@@ -43,7 +46,9 @@ def judge(granted: Effective, args: Mapping[str, Json]) -> Judgment:
     )
 
 
-def _by(grant: DatabaseGrant, args: Mapping[str, Json]) -> Judgment:
+def _by(
+    grant: DatabaseGrant, args: Mapping[str, Json], columns: Mapping[str, tuple[str, ...]] | None
+) -> Judgment:
     operation, written = text(args, "operation", "select"), text(args, "query")
     shown: dict[str, Json] = {"database": grant.name, "operation": operation}
     chosen = next((each for each in grant.operations if each == operation), None)
@@ -59,7 +64,8 @@ def _by(grant: DatabaseGrant, args: Mapping[str, Json]) -> Judgment:
         shown["query"] = written
     elif not grant.ad_hoc:
         return _no_query(grant, "", shown)
-    verdict = sql.judge(written if query is None else query.sql, grant.rules, operation=chosen)
+    statement = written if query is None else query.sql
+    verdict = sql.judge(statement, grant.rules, operation=chosen, columns=columns)
     if not verdict.allowed:
         rule = f"{grant.rule}.{verdict.rule}" if verdict.rule else grant.rule
         shown["relations"] = tuple(verdict.relations)
@@ -90,7 +96,7 @@ def _limits(grant: DatabaseGrant) -> dict[str, Limit]:
 
 def _no_query(grant: DatabaseGrant, written: str, shown: Mapping[str, Json]) -> Judgment:
     known = [f"@{name}" for name in grant.queries]
-    near = difflib.get_close_matches(written[:64], known, n=1)
+    near = closest(written, known)
     message = "there is no query of this name" if written else "only the named queries are granted"
     nearest = near[0] if near else listing(known)
     return Judgment(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 from sandbox_server.policy.hostrules import Destination, HostIndex, HostRule
 from sandbox_server.policy.judging.judgment import listing
+from sandbox_server.policy.judging.nearness import closest
 
 _ORDER = ("host", "scheme", "port", "path", "method", "body")
 
@@ -58,7 +58,7 @@ def _nearest(allow: HostIndex, about: list[HostRule], unmet: str, where: Destina
     match unmet:
         case "host":
             near = allow.near(where.host)
-            close = difflib.get_close_matches(where.host, near, n=3, cutoff=0.5)
+            close = closest(where.host, near, 3)
             return listing(close or near[:5])
         case "scheme":
             return listing(f"{each}://" for each in sorted({s for rule in about for s in rule.schemes or ()}))

@@ -71,9 +71,11 @@ class LanguageRule(Limits):
 
 
 class Code(Strict):
-    """`egress`: "none" or a name in `egress.profiles`. `packages`: globs of what may be installed."""
+    """`egress`: "none" or a name in `egress.profiles`. `packages`: globs of what may be installed. `reuse`: a
+    caller's one-shot runs may follow each other in a scrubbed sandbox if it asks for that."""
 
     runtime: Runtime | None = None
+    reuse: bool = False
     defaults: Limits = Limits()
     languages: dict[str, LanguageRule] = Field(default_factory=dict)
     seccomp: Literal["default", "strict"] | None = None

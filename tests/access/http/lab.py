@@ -6,6 +6,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,11 @@ def allow(*hosts: str, **grant: Any) -> Judge:
     return judge
 
 
+@cache
+def _system_trust() -> ssl.SSLContext:
+    return tls_context()
+
+
 def client(
     resolver: Any = None,
     *,
@@ -189,7 +195,7 @@ def client(
     return Client(
         resolver=resolver or Everywhere(),
         secrets=Secrets({f"SANDBOX_SECRET_{name.upper()}": value for name, value in (secrets or {}).items()}),
-        tls=tls_context(ca),
+        tls=_system_trust() if ca is None else tls_context(ca),
         own_addresses=lambda: mine,
         **more,
     )

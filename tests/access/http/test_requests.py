@@ -107,8 +107,15 @@ async def test_headers_of_the_connection_are_the_clients_and_the_result_says_so(
 
 
 async def test_only_headers_that_say_something_about_the_answer_come_back() -> None:
-    script = answer(Set_Cookie="id=1", Server="x", Alt_Svc="h3", Refresh="0;url=http://evil/", X_RateLimit_Limit="5",
-                    Strict_Transport_Security="max-age=1", Link="<x>; rel=next")  # fmt: skip
+    script = answer(
+        Set_Cookie="id=1",
+        Server="x",
+        Alt_Svc="h3",
+        Refresh="0;url=http://evil/",
+        X_RateLimit_Limit="5",
+        Strict_Transport_Security="max-age=1",
+        Link="<x>; rel=next",
+    )
     async with serve(script) as server:
         by = client()
         result = await fetch(f"http://{HOST}:{server.port}/", by=by)
@@ -175,7 +182,8 @@ async def test_more_than_is_shown_is_cut_at_a_whole_character_and_json_is_then_t
 
 async def test_html_becomes_markdown_when_it_is_asked_for() -> None:
     page = (
-        "<html><head><title>T &amp; U</title><style>x{}</style></head><body><script>evil()</script><h2>Head</h2>"
+        "<html><head><title>T &amp; U</title><style>x{}</style></head><body>"
+        "<script>evil()</script><h2>Head</h2>"
         "<p>Some <b>bold</b> <a href='/x'>link</a></p><ul><li>one<li>two</ul><!-- hidden --></body></html>"
     )
     async with serve(answer(page, Content_Type="text/html; charset=utf-8")) as server:

@@ -1,0 +1,113 @@
+"""What every dialect gives, and connections that are lent to one call at a time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+import anyio
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from sandbox_server.access.database.answers import Rows, Statement
+from sandbox_server.access.database.settings import DatabaseLimits, DatabaseSettings
+from sandbox_server.errors import Busy
+
+RECYCLE = 1800
+"""Seconds after which a connection is replaced: passwords change, proxies drop what is old."""
+CLEANUP = 5.0
+"""How long the end of a call may take that was cancelled, before its connection is simply dropped."""
+GRACE = 1.0
+"""What the server's own clock has before ours ends the call."""
+
+log = structlog.get_logger(__name__)
+
+
+class Backend(Protocol):
+    """One database. `settings` of a call may differ from those it was made with in rules and limits."""
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """For looking at the schema; never for a caller's statement."""
+
+    async def run(self, statement: Statement, settings: DatabaseSettings) -> Rows: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Lease:
+    """A connection of one call. One that is in doubt is not used again."""
+
+    def __init__(self, connection: AsyncConnection, driver: Any) -> None:
+        self._connection = connection
+        self.driver = driver
+        self.in_doubt = True
+
+    async def end(self) -> None:
+        if self.in_doubt:
+            await self._connection.invalidate()
+        await self._connection.close()
+
+
+class Pool:
+    """At most `limits.connections`, opened when they are needed. SQLAlchemy keeps the idle ones.
+
+    Its own code runs shielded: a cancellation in the middle of its book-keeping would lose connections.
+    """
+
+    def __init__(self, url: str, opener: Callable[[], Awaitable[Any]], limits: DatabaseLimits) -> None:
+        self._limits = limits
+        self._closed = False
+        self._places = anyio.Semaphore(limits.connections)
+        self.engine = create_async_engine(
+            url,
+            async_creator=opener,
+            pool_size=limits.connections + 1,  # one more for looking at the schema
+            max_overflow=0,
+            pool_timeout=limits.wait,
+            pool_recycle=RECYCLE,
+            pool_reset_on_return=None,
+        )
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[Lease]:
+        """Raises Busy, and whatever the opener raises."""
+        with anyio.move_on_after(self._limits.wait) as waiting:
+            await self._places.acquire()
+        if waiting.cancelled_caught:
+            raise Busy("All connections to this database are in use", retry_after=self._limits.wait)
+        try:
+            with anyio.CancelScope(shield=True):
+                connection = await self._connect()
+                lease = Lease(connection, (await connection.get_raw_connection()).driver_connection)
+            try:
+                yield lease
+            finally:
+                lease.in_doubt = lease.in_doubt or self._closed
+                with anyio.CancelScope(shield=True):
+                    await lease.end()
+        finally:
+            self._places.release()
+
+    async def _connect(self) -> AsyncConnection:
+        """Raises what the driver raised: SQLAlchemy would hide it behind words of its own."""
+        try:
+            return await self.engine.connect()
+        except SQLAlchemyError as error:
+            cause: BaseException | None = error
+            while cause is not None and type(cause).__module__.startswith("sqlalchemy."):
+                cause = getattr(cause, "orig", None) or cause.__cause__
+            raise (cause or OSError(str(error))) from None
+
+    async def forget_idle(self) -> None:
+        """After one turned out to be dead, the others may be."""
+        with anyio.CancelScope(shield=True):
+            await self.engine.dispose()
+
+    async def aclose(self) -> None:
+        """Idle connections go now, those in use when their calls end."""
+        self._closed = True
+        with anyio.move_on_after(CLEANUP, shield=True):
+            await self.engine.dispose()

@@ -1,0 +1,182 @@
+"""One connection of a program: which protocol it speaks, what is asked and judged, and the report of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio.abc import ByteStream
+
+from sandbox_server.access.egress.models import (
+    Connect,
+    ConnectionRecord,
+    Refused,
+    Verdict,
+)
+from sandbox_server.access.egress.streams import CapReached, Client
+from sandbox_server.errors import PolicyDenied
+from sandbox_server.execution.egress import EgressAccess
+from sandbox_server.guards.addresses import IPAddress
+from sandbox_server.guards.web import EgressGrant, EgressLimits
+
+if TYPE_CHECKING:
+    from sandbox_server.access.egress.gateway import Gateway
+
+HEAD_SECONDS = 10.0
+"""For a program to say what it wants: a request's head, a greeting, a ClientHello."""
+
+
+@dataclass
+class Story:
+    """What becomes of one tunnel or request, for its record."""
+
+    scheme: str = ""
+    host: str = ""
+    port: int = 0
+    method: str | None = None
+    rule: str = ""
+    verdict: Verdict = "failed"
+    reason: str = ""
+    address: str = ""
+
+
+class Connection:
+    """State of one connection. `current` is what was last allowed, for judging again when rules change."""
+
+    def __init__(self, gateway: Gateway, access: EgressAccess, client: Client, limits: EgressLimits) -> None:
+        self.gateway = gateway
+        self.access = access
+        self.client = client
+        self.limits = limits
+        self.scope = anyio.CancelScope()
+        self.current: tuple[Connect, EgressGrant] | None = None
+        self.address: IPAddress | None = None
+        self.story: Story | None = None
+        self._ended_for = ""
+        self._reported_out = 0
+        self._reported_in = 0
+
+    # --- judging
+
+    def judge(self, connect: Connect) -> EgressGrant:
+        """Raises Refused. An error while deciding is a denial."""
+        if self.client.used_up:
+            raise Refused(
+                f"this sandbox has used up its {self.client.used_up}",
+                rule=f"limit.{self.client.used_up}",
+                hint="ask the operator for more, or use another sandbox",
+            )
+        if self.story is not None:
+            self.story.scheme, self.story.host, self.story.port = connect.scheme, connect.host, connect.port
+            self.story.method = connect.method
+        grant = self.gateway.decide(connect)
+        if self.story is not None:
+            self.story.rule, self.story.verdict = grant.rule, "allowed"
+        self.current = (connect, grant)
+        return grant
+
+    async def dial(self, host: str, port: int, grant: EgressGrant) -> ByteStream:
+        """Raises Refused."""
+        stream, self.address = await self.gateway.dialler.connect(host, port, grant)
+        if self.story is not None:
+            self.story.address = str(self.address)
+        return stream
+
+    def is_still_allowed(self) -> bool:
+        """By the rules as they are now."""
+        if self.current is None:
+            return True
+        connect, before = self.current
+        try:
+            grant = self.gateway.decide(connect)
+        except Refused:
+            return False
+        if (grant.opaque, grant.terminate) != (before.opaque, before.terminate):
+            return False
+        return self.address is None or self.gateway.dialler.check(self.address, connect.port, grant) is None
+
+    # --- telling
+
+    @contextmanager
+    def told(self) -> Iterator[Story]:
+        """Reports what becomes of one tunnel or request when it ends, however it does."""
+        outer = (self.current, self.address, self.story)
+        story = self.story = Story()
+        begin = time.monotonic()
+        try:
+            yield story
+        except Refused as refused:
+            story.verdict, story.reason = refused.verdict, refused.message
+            story.rule = refused.rule if refused.verdict == "denied" else story.rule
+            raise
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            story.reason = story.reason or "the connection was closed"
+            raise
+        except CapReached as reached:
+            story.reason = f"limit: {reached}"
+            raise
+        except anyio.get_cancelled_exc_class():
+            story.reason = story.reason or self._ended_for or "the run ended"
+            raise
+        finally:
+            self.current, self.address, self.story = outer
+            self.gateway.report(self._record(story, time.monotonic() - begin))
+
+    def _record(self, story: Story, seconds: float) -> ConnectionRecord:
+        """Each byte is in one record: those of a request in a tunnel are not in the tunnel's."""
+        out, into = self.client.bytes_out - self._reported_out, self.client.bytes_in - self._reported_in
+        self._reported_out, self._reported_in = self.client.bytes_out, self.client.bytes_in
+        return ConnectionRecord(
+            principal=self.access.principal,
+            profile=self.access.profile,
+            scheme=story.scheme,
+            host=story.host,
+            port=story.port,
+            method=story.method,
+            rule=story.rule,
+            verdict=story.verdict,
+            reason=story.reason,
+            address=story.address,
+            bytes_out=out,
+            bytes_in=into,
+            seconds=seconds,
+        )
+
+    # --- time
+
+    def end(self, why: str) -> None:
+        """Close it from outside."""
+        self._ended_for = self._ended_for or why
+        self.scope.cancel()
+
+    async def watch(self) -> None:
+        """Ends it when nothing has moved for too long, or after all its time."""
+        until = time.monotonic() + self.limits.total
+        while True:
+            now = time.monotonic()
+            quiet = self.client.moved + self.limits.idle
+            if now >= until or now >= quiet:
+                self.end("limit: total" if now >= until else "limit: idle")
+                return
+            await anyio.sleep(max(0.005, min(until, quiet, now + 3600.0) - now))
+
+
+@contextmanager
+def in_time(seconds: float = HEAD_SECONDS) -> Iterator[None]:
+    """Raises Refused if the program does not say what it wants in time."""
+    try:
+        with anyio.fail_after(seconds if seconds > 0 else math.inf):
+            yield
+    except TimeoutError:
+        raise Refused(
+            f"nothing complete was asked for within {seconds:g} seconds", status=408, verdict="failed"
+        ) from None
+
+
+def denied(error: PolicyDenied) -> Refused:
+    return Refused(error.message, rule=error.rule, hint=error.hint)

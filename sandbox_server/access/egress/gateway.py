@@ -1,0 +1,147 @@
+"""The way out of all sandboxes: whoever may use it, and everything that goes through it now."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Callable
+
+import anyio
+from anyio.abc import ByteStream
+
+from sandbox_server.access.egress.authority import Authority
+from sandbox_server.access.egress.connection import Connection, denied
+from sandbox_server.access.egress.dial import Dialler
+from sandbox_server.access.egress.models import (
+    Connect,
+    ConnectionRecord,
+    Judge,
+    OnConnection,
+    Refused,
+    Secrets,
+)
+from sandbox_server.access.egress.protocols import speak
+from sandbox_server.access.egress.streams import ENDS, Client, Meter, flat
+from sandbox_server.errors import ConfigError, PolicyDenied
+from sandbox_server.execution.egress import EgressAccess
+from sandbox_server.guards.web import EgressGrant, EgressLimits
+
+_log = logging.getLogger(__name__)
+
+Limits = Callable[[str], EgressLimits]
+"""Of a profile, as they are now. Raises ConfigError if there is none of that name."""
+MOST_CONNECTIONS = 1024
+
+
+def no_secrets(name: str) -> str:
+    raise ConfigError(f"there is no secret '{name}'", hint="the operator must set up secrets")
+
+
+class Gateway:
+    """Implements `execution.egress.Egress`.
+
+    `judge` and `limits` are asked anew for every connection, so a reload of the policy needs no more than
+    `recheck`. `trust` is what sandboxes are given to trust, `tls` checks the servers behind hosts that are
+    terminated, by `authority`.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        limits: Limits,
+        *,
+        dialler: Dialler | None = None,
+        on_connection: OnConnection = lambda record: None,
+        secrets: Secrets = no_secrets,
+        authority: Authority | None = None,
+        trust: bytes = b"",
+        tls: ssl.SSLContext | None = None,
+        most: int = MOST_CONNECTIONS,
+    ) -> None:
+        self._judge = judge
+        self.limits = limits
+        self.dialler = dialler or Dialler()
+        self.secrets = secrets
+        self.authority = authority
+        self.trust = trust
+        self.tls = tls or ssl.create_default_context()
+        self._on_connection = on_connection
+        self._most = most
+        self._live: set[Connection] = set()
+
+    @property
+    def connections(self) -> int:
+        """How many there are now."""
+        return len(self._live)
+
+    def outlet(self, access: EgressAccess) -> SandboxOutlet:
+        self.limits(access.profile)
+        return SandboxOutlet(self, access)
+
+    def decide(self, connect: Connect) -> EgressGrant:
+        """Raises Refused."""
+        try:
+            return self._judge(connect)
+        except PolicyDenied as error:
+            raise denied(error) from None
+        except Exception:
+            _log.exception("the policy could not judge a connection: it is denied")
+            raise Refused(
+                "the policy could not be evaluated", rule="floor.error", hint="tell the operator"
+            ) from None
+
+    def recheck(self) -> int:
+        """Close what the rules as they are now do not allow. Returns how many were closed."""
+        over = [connection for connection in self._live if not connection.is_still_allowed()]
+        for connection in over:
+            connection.end("the policy has changed")
+        return len(over)
+
+    def report(self, record: ConnectionRecord) -> None:
+        try:
+            self._on_connection(record)
+        except Exception:
+            _log.exception("a connection could not be reported")
+
+    async def serve(self, connection: Connection) -> None:
+        """To its end; raises nothing that a program or a server can cause."""
+        if len(self._live) >= self._most:
+            with connection.told() as story:
+                story.reason = "too many connections out of all sandboxes"
+            return
+        self._live.add(connection)
+        try:
+            with connection.scope, flat():
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(connection.watch)
+                    await speak(connection)
+                    tasks.cancel_scope.cancel()
+        except ENDS:
+            pass  # it is in the record
+        finally:
+            self._live.discard(connection)
+
+
+class SandboxOutlet:
+    """Implements `execution.egress.Outlet`."""
+
+    def __init__(self, gateway: Gateway, access: EgressAccess) -> None:
+        self._gateway = gateway
+        self._access = access
+        self.meter = Meter()
+
+    @property
+    def tunnels(self) -> int:
+        return self._gateway.limits(self._access.profile).tunnels
+
+    @property
+    def trust(self) -> bytes:
+        return self._gateway.trust
+
+    async def serve(self, tunnel: ByteStream) -> None:
+        try:
+            limits = self._gateway.limits(self._access.profile)
+        except ConfigError:
+            return  # a reload has taken the profile away
+        client = Client(tunnel, self.meter, limits)
+        await self._gateway.serve(Connection(self._gateway, self._access, client, limits))

@@ -1,0 +1,89 @@
+"""What the proxy asks, what it is told, and what it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from anyio.abc import ByteStream
+
+from sandbox_server.guards.addresses import IPAddress
+from sandbox_server.guards.web import EgressGrant
+
+Scheme = Literal["http", "https"]
+Verdict = Literal["allowed", "denied", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """What a program wants to reach. `host` is canonical (IPv6 in brackets). `scheme` is https for a tunnel;
+    `method` and `path` are None where they can't be seen, which is in a tunnel that is not terminated and
+    at the opening of any."""
+
+    profile: str
+    host: str
+    port: int
+    scheme: Scheme
+    method: str | None = None
+    path: str | None = None
+
+
+Judge = Callable[[Connect], EgressGrant]
+"""Raises PolicyDenied; whatever else it raises is a denial, too. Must not block."""
+
+Resolve = Callable[[str, int], Awaitable[Sequence[IPAddress]]]
+"""The addresses of a name, for a port. Raises OSError."""
+
+Dial = Callable[[IPAddress, int], Awaitable[ByteStream]]
+"""Raises OSError."""
+
+Secrets = Callable[[str], str]
+"""The value of a secret. Raises ConfigError if there is none of that name."""
+
+Addresses = Callable[[], Iterable[IPAddress]]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionRecord:
+    """One connection, or one request of plain HTTP, after its end. `reason` says why it was refused or
+    ended early; it never holds a path, a header or what was sent. Bytes as the program sent and got them."""
+
+    principal: str
+    profile: str
+    scheme: str
+    host: str
+    port: int
+    method: str | None
+    rule: str
+    verdict: Verdict
+    reason: str
+    address: str
+    bytes_out: int
+    bytes_in: int
+    seconds: float
+
+
+OnConnection = Callable[[ConnectionRecord], None]
+
+
+class Refused(Exception):
+    """A connection that is not made. `status` is the HTTP answer, `socks` the SOCKS reply."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        rule: str = "floor.egress",
+        hint: str = "",
+        status: int = 403,
+        socks: int = 2,
+        verdict: Verdict = "denied",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.rule = rule
+        self.hint = hint
+        self.status = status
+        self.socks = socks
+        self.verdict: Verdict = verdict

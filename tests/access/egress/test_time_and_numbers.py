@@ -1,0 +1,144 @@
+"""Time runs out, and many at once stay within their memory."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+
+import anyio
+import pytest
+
+from sandbox_server.access.egress import connection
+from sandbox_server.guards.web import EgressLimits
+from tests.access.egress.world import ACCESS, SITE, World, echo, rest, status
+
+pytestmark = pytest.mark.anyio
+TUNNELS = 1000
+
+
+async def test_a_quiet_tunnel_is_closed(world: World) -> None:
+    """E15."""
+    origin = await world.origin(handler=echo)
+    world.allow(SITE, origin.port, opaque=True)
+    world.limits = EgressLimits(idle=0.1)
+    async with world.tunnel(SITE, origin.port) as stream:
+        assert await rest(stream) == b""
+    assert world.records[0].reason == "limit: idle"
+
+
+async def never_silent(stream: anyio.abc.ByteStream) -> None:
+    while True:
+        await stream.send(b"x")
+        await stream.receive()
+
+
+async def test_a_busy_tunnel_is_closed_after_all_its_time(world: World) -> None:
+    """E15."""
+    origin = await world.origin(handler=echo)
+    world.allow(SITE, origin.port, opaque=True)
+    world.limits = EgressLimits(idle=5, total=0.2)
+    async with world.tunnel(SITE, origin.port) as stream:
+        with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+            await never_silent(stream)
+    assert world.records[0].reason == "limit: total"
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"GET ht", b"CONNECT a.example.com:443 HTTP/1.1\r\nX: ", b"\5", b"\5\1\0\5"]
+)
+async def test_a_head_that_never_ends_is_not_waited_for(
+    world: World, start: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E15: slow loris. It keeps on sending, but never enough."""
+    from sandbox_server.access.egress import requests
+
+    monkeypatch.setattr(requests, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
+    world.limits = EgressLimits(idle=0.3)
+    async with world.client() as stream:
+        if start:
+            await stream.send(start)
+        await rest(stream)
+    assert world.gateway.connections == 0
+
+
+class Quiet(anyio.abc.ByteStream):
+    """A tunnel whose program says what it wants and then nothing, until it is closed."""
+
+    def __init__(self, first: bytes) -> None:
+        self._first = first
+        self.told = b""
+        self._closed = anyio.Event()
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        if not self._first:
+            await self._closed.wait()
+            raise anyio.EndOfStream
+        data, self._first = self._first[:max_bytes], self._first[max_bytes:]
+        return data
+
+    async def send(self, item: bytes) -> None:
+        self.told += item
+
+    async def send_eof(self) -> None:
+        self._closed.set()
+
+    async def aclose(self) -> None:
+        self._closed.set()
+
+
+async def test_a_thousand_tunnels_take_little_memory_and_leave_none(world: World) -> None:
+    """E15. The servers are streams in memory, so that only the proxy is measured."""
+    world.allow(SITE, 443, opaque=True)
+
+    async def dial(address: object, port: int) -> Quiet:
+        return Quiet(b"x" * 100_000)
+
+    world.gateway.dialler._dial = dial  # type: ignore[assignment]
+    request = f"CONNECT {SITE}:443 HTTP/1.1\r\nHost: {SITE}:443\r\n\r\n".encode()
+
+    async def round_of(number: int) -> int:
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        tunnels = [Quiet(request) for _ in range(number)]
+        async with anyio.create_task_group() as tasks:
+            for tunnel in tunnels:
+                tasks.start_soon(world.outlet.serve, tunnel)
+            await anyio.wait_all_tasks_blocked()
+            assert world.gateway.connections == number
+            assert all(len(tunnel.told) > 100_000 for tunnel in tunnels)
+            for tunnel in tunnels:
+                tunnel.told = b""
+            gc.collect()
+            most = tracemalloc.get_traced_memory()[0] - before
+            tasks.cancel_scope.cancel()
+        assert world.gateway.connections == 0
+        return most
+
+    tracemalloc.start()
+    try:
+        await round_of(50)
+        world.records.clear()
+        world.asked.clear()
+        world.lookups.clear()
+        start = tracemalloc.get_traced_memory()[0]
+        most = await round_of(TUNNELS)
+        assert most < TUNNELS * 64 * 1024
+        world.records.clear()
+        world.asked.clear()
+        world.lookups.clear()
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - start < 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+async def test_more_connections_than_the_server_takes_are_closed_at_once(world: World) -> None:
+    origin = await world.origin(handler=echo)
+    world.allow(SITE, origin.port, opaque=True)
+    world.gateway._most = 1
+    async with world.tunnel(SITE, origin.port):
+        assert await world.say(b"GET / HTTP/1.1\r\n\r\n") == b""
+    assert any(record.reason.startswith("too many") for record in world.records)
+    assert status(await world.say(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")) == 400
+    assert world.gateway.outlet(ACCESS).tunnels == world.limits.tunnels

@@ -1,0 +1,126 @@
+"""Secrets go into the request that a rule grants them for, and into nothing that is shown or logged."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+import structlog
+from anyio.abc import ByteStream
+
+from sandbox_server.errors import ConfigError, PolicyDenied, UpstreamFailed
+from sandbox_server.guards.web import WebLimits
+from tests.access.http.lab import HOST, Seen, allow, answer, client, fetch, serve
+
+TOKEN = "0123456789abcdefTOKEN"
+INJECT = allow(inject={"Authorization": "secret://gh_token"})
+SECRETS = {"gh_token": f"Bearer {TOKEN}"}
+
+
+async def echo(seen: Seen, stream: ByteStream) -> None:
+    token = (seen.header("authorization") or "").removeprefix("Bearer ")
+    packed = base64.b64encode(f"Bearer {token}".encode()).decode()
+    body = f'{{"Authorization": "Bearer {token}", "b64": "{packed}", "hex": "{token.encode().hex()}"}}'
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Request-Id: {token}\r\nETag: {packed}\r\n"
+    await stream.send(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+
+
+async def test_a_secret_is_sent_and_its_echo_is_redacted() -> None:
+    async with serve(echo) as server:
+        result = await fetch(f"http://{HOST}:{server.port}/", INJECT, by=client(secrets=SECRETS))
+    assert server.seen[0].header("authorization") == f"Bearer {TOKEN}"
+    shown = str(asdict(result))
+    for form in (TOKEN, base64.b64encode(f"Bearer {TOKEN}".encode()).decode()[:-4], TOKEN.encode().hex()):
+        assert form not in shown
+    assert ("x-request-id", "[secret]") in result.headers
+    assert result.body.json is not None
+    assert result.body.json[0]["Authorization"] == "[secret]"  # type: ignore[index]
+
+
+async def test_the_callers_own_header_gives_way_to_the_injected_one() -> None:
+    async with serve(answer()) as server:
+        await fetch(
+            f"http://{HOST}:{server.port}/",
+            INJECT,
+            by=client(secrets=SECRETS),
+            headers={"AUTHORIZATION": "Bearer mine"},
+        )
+    assert server.seen[0].header("authorization") == f"Bearer {TOKEN}"
+
+
+async def test_a_redirect_that_carries_the_secret_shows_it_nowhere() -> None:
+    async def script(seen: Seen, stream: ByteStream) -> None:
+        if seen.target == "/":
+            await stream.send(
+                f"HTTP/1.1 302 X\r\nLocation: /next?t={TOKEN}\r\nContent-Length: 0\r\n\r\n".encode()
+            )
+        else:
+            await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async with serve(script) as server:
+        result = await fetch(f"http://{HOST}:{server.port}/", INJECT, by=client(secrets=SECRETS))
+    assert server.seen[1].target == f"/next?t={TOKEN}"
+    assert TOKEN not in str(asdict(result))
+    assert result.redirects[0].url.endswith("/next?t=[secret]")
+
+
+async def test_no_error_and_no_log_line_has_it() -> None:
+    def script(location: str) -> Any:
+        return answer(b"", "302 X", Location=location)
+
+    async with serve(script(f"http://{TOKEN.lower()}.evil.test/{TOKEN}")) as server:
+        with structlog.testing.capture_logs() as logs, pytest.raises(PolicyDenied) as denied:
+            await fetch(f"http://{HOST}:{server.port}/", INJECT, by=client(secrets=SECRETS))
+    assert TOKEN not in f"{denied.value}{denied.value.args}{denied.value.hint}"
+    assert TOKEN not in str(logs)
+    assert logs[-1]["event"] == "web_refused"
+    assert logs[-1]["cause"] == "default"
+
+
+async def test_the_transports_own_debug_lines_are_not_written(caplog: pytest.LogCaptureFixture) -> None:
+    from sandbox_server.observe.logs import setup_logs
+
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        setup_logs("debug")
+        assert not logging.getLogger("httpcore2.http11").isEnabledFor(logging.DEBUG)
+    finally:
+        root.handlers[:], root.level = handlers, level
+        structlog.reset_defaults()
+
+
+async def test_a_secret_that_is_not_there_stops_the_request() -> None:
+    async with serve(answer()) as server:
+        with pytest.raises(ConfigError, match="gh_token is not set"):
+            await fetch(f"http://{HOST}:{server.port}/", INJECT)
+    assert server.connections == 0
+
+
+async def test_a_body_cut_within_an_echo_shows_no_beginning_of_it() -> None:
+    async with serve(answer(f"token: {TOKEN}")) as server:
+        judge = allow(inject={"X-Key": "gh_token"}, limits=WebLimits(body=20))
+        result = await fetch(f"http://{HOST}:{server.port}/", judge, by=client(secrets={"gh_token": TOKEN}))
+    assert result.body.text == "token: [secret]"
+
+
+async def test_a_line_is_logged_for_each_request_without_its_query() -> None:
+    async with serve(answer()) as server:
+        with structlog.testing.capture_logs() as logs:
+            await fetch(f"http://{HOST}:{server.port}/path?key=private", principal="carol")
+    (line,) = [each for each in logs if each["event"] == "web_request"]
+    assert line["principal"] == "carol"
+    assert (line["url"], line["rule"], line["status"]) == (f"http://{HOST}:{server.port}/path", "test", 200)
+    assert line["received"] == 2
+    assert "private" not in str(logs)
+
+
+async def test_an_answer_that_fails_is_logged_with_its_cause() -> None:
+    async with serve(answer(status="999 X")) as server:
+        with structlog.testing.capture_logs() as logs, pytest.raises(UpstreamFailed):
+            await fetch(f"http://{HOST}:{server.port}/")
+    assert logs[-1]["cause"] == "web.protocol"
+    assert logs[-1]["origin"] == f"http://{HOST}:{server.port}"
