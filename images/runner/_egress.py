@@ -4,11 +4,16 @@ The supervisor only carries bytes: whom a connection may reach is decided by the
 the wire. What a program can do to it is bounded here: one accept a turn of the loop, so many tunnels at once
 (one counts until the host has let go of it, too), and per tunnel no more bytes than there is credit for. Both
 listener and tunnels end with the run.
+
+On the wire: we number tunnels, ascending from 2**31, and ACCEPT begins one. DATA and END (a half-close) go
+both ways, with windows of 64 KiB. CLOSE is our last word and CANCEL the host's, after which what it had sent
+still goes out; the tunnel counts until both were said. All end before the CLOSE of their run.
 """
 
 import os
 import socket
 
+import _files as files
 import _processes as processes
 import _wire as wire
 
@@ -24,6 +29,23 @@ TRUST_NAMES = (
     "CURL_CA_BUNDLE",
     "GIT_SSL_CAINFO",
 )
+
+
+class WayOut:
+    """What lasts from run to run: the port, the next tunnel's number, where the certificates are."""
+
+    def __init__(self):
+        self.port = 0
+        self.next_tunnel = wire.FIRST_TUNNEL
+        self.trusted = None
+
+
+def open_for(supervisor, request):
+    """The listener of a run, if it may have one, and what its programs find in their environment."""
+    if not request.get("egress"):
+        return None, {}
+    listener = Listener(supervisor, request["egress"])
+    return listener, listener.environment()
 
 
 class Listener:
@@ -44,20 +66,20 @@ class Listener:
         # The same one each time, if it is free: what a session has written down goes on working.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            self.socket.bind(("127.0.0.1", self.supervisor.egress_port))
+            self.socket.bind(("127.0.0.1", self.supervisor.way_out.port))
         except OSError:
             self.socket.bind(("127.0.0.1", 0))
         self.socket.listen(BACKLOG)
-        self.supervisor.egress_port = self.socket.getsockname()[1]
+        self.supervisor.way_out.port = self.socket.getsockname()[1]
 
     def environment(self):
         """What tells programs of it, in both spellings."""
-        found = dict.fromkeys(PROXY_NAMES, f"http://127.0.0.1:{self.supervisor.egress_port}")
+        found = dict.fromkeys(PROXY_NAMES, f"http://127.0.0.1:{self.supervisor.way_out.port}")
         found["NO_PROXY"] = "localhost,127.0.0.1,::1"
         found.update({name.lower(): value for name, value in found.items()})
         found["NODE_USE_ENV_PROXY"] = "1"
-        if self.supervisor.trusted:
-            found.update(dict.fromkeys(TRUST_NAMES, self.supervisor.trusted))
+        if self.supervisor.way_out.trusted:
+            found.update(dict.fromkeys(TRUST_NAMES, self.supervisor.way_out.trusted))
         return found
 
     def step(self):
@@ -121,8 +143,8 @@ class Tunnel:
         self.reader = connection.fileno()
         # Polled for each direction on its own.
         self.writer = os.dup(self.reader)
-        self.number = supervisor.next_tunnel
-        supervisor.next_tunnel += 1
+        self.number = supervisor.way_out.next_tunnel
+        supervisor.way_out.next_tunnel += 1
         self.credit = wire.TUNNEL_WINDOW
         self.pending = bytearray()
         self.reading = True
@@ -227,14 +249,18 @@ class Tunnel:
             self.supervisor.channels.pop(self.number, None)
 
 
-def trust(pem):
-    """Write certificates where programs can read them; returns the path, which nobody can have taken."""
+def trust(supervisor, pem):
+    """Write certificates where programs can read them, under a name that nobody can have taken."""
     path = f"/tmp/.sandbox-ca-{os.urandom(8).hex()}.pem"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o444)
     try:
-        with open(fd, "w", encoding="ascii") as file:
-            file.write(pem)
-    except OSError:
-        os.unlink(path)
-        raise
-    return path
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o444)
+        try:
+            with open(fd, "w", encoding="ascii") as file:
+                file.write(pem)
+        except OSError:
+            os.unlink(path)
+            raise
+    except OSError as error:
+        return files.failure(error)
+    supervisor.way_out.trusted = path
+    return {"ok": True}

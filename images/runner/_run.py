@@ -53,10 +53,7 @@ class Run:
     # --- start
 
     def start(self):
-        self.request["env"] = {}
-        if self.request.get("egress"):
-            self.listener = egress.Listener(self.supervisor, self.request["egress"])
-            self.request["env"] = self.listener.environment()
+        self.listener, self.request["env"] = egress.open_for(self.supervisor, self.request)
         try:
             self.theirs = self._make_pipes()
             if self.building:

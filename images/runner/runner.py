@@ -11,8 +11,8 @@ THE WIRE, protocol 1. Our stdin and stdout carry frames, both ways:
 
     frame = length:u32 type:u8 channel:u32 payload         (big-endian; length counts the payload)
 
-Channel 0 is control; the host numbers the others and never uses a number twice. From 2**31 on they are ours
-(tunnels), in ascending order.
+Channel 0 is control; the host numbers the others and never uses a number twice. From 2**31 on they are
+tunnels, and ours to number: see _egress.py.
 
     host -> runner                                 runner -> host
      1 SETUP  0 {"preload": [module...]}            16 HELLO  0 {"protocol": 1}
@@ -29,17 +29,12 @@ the first run is forked.
 Flow control: each direction of a channel starts with a window of 256 KiB for DATA, or for
 STDOUT, STDERR and SIDE together; CREDIT enlarges it. Who has no credit left does not send,
 which holds the program back through its full pipe. Frames from the runner are at most 64 KiB.
-Tunnels: while a run with `egress` goes on, we listen on 127.0.0.1, and each connection is a channel that
-starts with ACCEPT. DATA and END (a half-close) go both ways, with windows of 64 KiB. CLOSE is our last word
-and CANCEL the host's, after which what it had sent still goes out; a tunnel counts until both were said. All
-end with the run, before its CLOSE.
 
 Operations (OPEN):
   {"op": "ping"}                      CLOSE {"ok": true}
   {"op": "reset"}                     CLOSE {"ok": bool}: whether it is proved that of all runs nothing
                                       is left, kept interpreters included; files stay
-  {"op": "trust", "pem": ...}         CLOSE {"ok": true} or as for write
-                                      Certificates, for the programs of all runs with `egress` from now on.
+  {"op": "trust", "pem": ...}         CLOSE as for write; certificates for the runs with `egress` from now on
   {"op": "scrub"}                     CLOSE {"ok": bool, "problem": text}: whether it is proved that all is as
                                       before the first run, and if not, why; files are gone in any case
   {"op": "write", "path": "a/b.csv", "append": false, "at": int|null, "mode": int|null}, then DATA... END
@@ -58,7 +53,7 @@ Operations (OPEN):
        spawn: the code is written to a file and argv is executed; {file} and {out} in it become paths.
        With keep, the driver's interpreter runs the code as a cell and stays, so that variables live on
        in the next one; there is one interpreter for each driver.
-       With egress, the environment of its processes has HTTP_PROXY and its like, and of who trusts what.
+       With egress, its environment has HTTP_PROXY and its like, and the certificates to trust.
        With build, that is executed first, under the same limits and with its output on stderr. If it
        fails the run ends there; if not, what it left running is killed before the program starts.
        INTERRUPT sends SIGINT to all of a cell, once; an interpreter that then ends it in time is kept.
@@ -128,9 +123,7 @@ class Supervisor:
         self.ahead = None
         self.ended = set()
         self.statuses = {}
-        self.egress_port = 0
-        self.next_tunnel = wire.FIRST_TUNNEL
-        self.trusted = None
+        self.way_out = egress.WayOut()
         self.artifacts = artifacts.Artifacts()
         self.background = Background(self)
         self.baseline = None
@@ -277,20 +270,13 @@ class Supervisor:
             self.close(number, {"ok": self.kill_interpreters()})
             self.ended.clear()  # who asked for it knows
         elif op == "trust":
-            self.close(number, self._trust(request["pem"]))
+            self.close(number, egress.trust(self, request["pem"]))
         elif op == "scrub":
             scrub.Scrub(self, number).start()
         elif op == "ping":
             self.close(number, {"ok": True})
         else:
             self.close(number, {"ok": False, "error": "EINVAL", "message": "unknown operation"})
-
-    def _trust(self, pem):
-        try:
-            self.trusted = egress.trust(pem)
-        except OSError as error:
-            return files.failure(error)
-        return {"ok": True}
 
     # --- what channels call
 

@@ -25,23 +25,19 @@ DESCRIPTION = (
 MAX_TIMEOUT = 600.0
 _NO_BODY = ("GET", "HEAD")
 
-_PROPERTIES: dict[str, Any] = {
-    "status": {"type": "integer"},
-    "url": {"type": "string"},
-    "headers": {"type": "object"},
-    "json": {},
-    "text": {"type": "string"},
-    "base64": {"type": "string"},
-    "truncated": {"type": "boolean"},
-    "note": {"type": "string"},
-    "redirects": {"type": "array"},
-    "rule": {"type": "string"},
-    "received_bytes": {"type": "integer"},
-    "timings": {"type": "object"},
-}
 OUTPUT_SCHEMA: dict[str, Any] = {
     "type": "object",
-    "properties": _PROPERTIES,
+    "properties": {
+        "status": {"type": "integer"},
+        "headers": {"type": "object"},
+        "json": {},
+        "text": {"type": "string"},
+        "base64": {"type": "string"},
+        "truncated": {"type": "boolean"},
+        "redirects": {"type": "array"},
+        "rule": {"type": "string"},
+        "timings": {"type": "object"},
+    },
 }
 
 

@@ -11,12 +11,13 @@ import pytest
 from sandbox_server.engines.base import Owner
 from sandbox_server.engines.docker import DockerEngine
 from sandbox_server.engines.profile import Profile
-from sandbox_server.errors import SandboxLost
+from sandbox_server.errors import InvalidRequest, SandboxLost
 from sandbox_server.execution.api import Caller
 from sandbox_server.execution.grants import Grant, Sizing
 from sandbox_server.execution.languages import LANGUAGES
 from sandbox_server.execution.manager import Manager
 from sandbox_server.execution.models import Page, RunLimits, RunRequest, RunResult
+from sandbox_server.execution.process_models import StartProcess
 from sandbox_server.images.recipes import tag_of
 
 LIMITS = RunLimits(wall=20.0, cpu=20.0)
@@ -126,3 +127,20 @@ async def test_there_is_no_network(manager: Manager) -> None:
     )
     # ENETUNREACH or EHOSTUNREACH, by the release of gVisor.
     assert result.stdout.text in ("101\n", "113\n")
+
+
+async def test_background_processes_are_refused_where_nobody_can_tell_them_apart(manager: Manager) -> None:
+    """Releases of gVisor without PR_SET_CHILD_SUBREAPER; the others can keep them."""
+    probe = "import ctypes\nctypes.CDLL(None).prctl(36, 1, 0, 0, 0)"
+    can = (await run(manager, probe, connection="probe")).value == "0"
+    assert (await run(manager, "x = 42", connection="session")).session.state == "kept"
+    try:
+        operation = StartProcess(("sleep", "1000"))
+        caller = Caller(connection="session")
+        answer = await manager.processes.perform(operation, caller=caller, on_event=lambda event: None)
+        story = "running" if answer.processes[0].running else "ended"
+    except InvalidRequest as refusal:
+        story = refusal.message
+    assert story == ("running" if can else "this sandbox's runtime can't keep background processes")
+    after = await run(manager, "x", connection="session")
+    assert (after.value, after.session.state) == ("42", "kept")

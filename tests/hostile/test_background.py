@@ -31,6 +31,7 @@ libc.syscall(clone, 0x8000 | 17, 0, 0, 0, 0)
 async def test_what_a_run_leaves_behind_dies_though_a_background_process_lives(
     station: Station, lab: Lab, mark: str, code: str, language: str
 ) -> None:
+    """Beyond the list."""
     ticker = await station.python(TICKER)
     program = f"""
 if os.fork() == 0:
@@ -53,7 +54,7 @@ print("left")
 async def test_a_process_that_forks_and_ends_all_the_time_does_not_outrun_the_end(
     station: Station, lab: Lab, mark: str
 ) -> None:
-    """Looking at it takes longer than it lives: only stopping everything at once gets it."""
+    """Beyond the list. Looking at it takes longer than it lives: only stopping everything at once gets it."""
     ticker = await station.python(TICKER)
     code = f"""
 def hop():
@@ -76,6 +77,7 @@ time.sleep(0.2)
 async def test_a_fork_bomb_in_a_cell_ends_on_time_and_a_background_process_goes_on(
     station: Station, lab: Lab, mark: str
 ) -> None:
+    """Beyond the list."""
     ticker = await station.python(TICKER)
     bomb = f"rename({mark!r})\nwhile True:\n    try: os.fork()\n    except OSError: pass"
     await on_time(station.cell, bomb, wall=0.8)
@@ -96,6 +98,7 @@ BOMBS = {
 async def test_a_fork_bomb_in_the_background_is_bounded_and_can_be_killed(
     station: Station, lab: Lab, mark: str, bomb: str
 ) -> None:
+    """Beyond the list."""
     await station.cell("x = 42")
     other = await station.python(TICKER)
     process = await station.python(
@@ -115,6 +118,7 @@ async def test_a_fork_bomb_in_the_background_is_bounded_and_can_be_killed(
 async def test_a_run_that_finds_no_room_beside_a_bomb_is_refused_and_loses_nothing(
     station: Station, lab: Lab, mark: str
 ) -> None:
+    """Beyond the list."""
     await station.cell("x = 42")
     await station.cell("y=43", "python-bash")
     process = await station.python(
@@ -136,6 +140,7 @@ async def test_a_run_that_finds_no_room_beside_a_bomb_is_refused_and_loses_nothi
 async def test_a_process_that_kills_its_keeper_dies_with_all_it_has_started(
     station: Station, lab: Lab, mark: str
 ) -> None:
+    """Beyond the list."""
     await station.cell("x = 42")
     code = f"""
 import ctypes, os, signal, time
@@ -158,6 +163,7 @@ time.sleep(1000)
 
 
 async def test_a_program_that_kills_a_keeper_wins_nothing(station: Station, lab: Lab, mark: str) -> None:
+    """Beyond the list."""
     process = await station.python(
         f"import ctypes, time\nctypes.CDLL(None).prctl(15, {mark.encode()!r}, 0, 0, 0)\nprint('up')\ntime.sleep(1000)"
     )
@@ -177,11 +183,13 @@ os.kill(keeper, signal.SIGKILL)
 
 
 async def test_a_keeper_that_was_stopped_still_tells_of_the_end(station: Station) -> None:
+    """Beyond the list."""
     code = "import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)\nprint('stopped')"
     assert (await station.end(await station.python(code))).exit_code == 0
 
 
 async def test_a_flood_is_bounded_counted_and_holds_nobody_up(station: Station, lab: Lab) -> None:
+    """Beyond the list."""
     flood = await station.start("sh", "-c", "while :; do echo $((n = n + 1)); done & yes out & yes err >&2")
     before = lab.memory()
     result = await station.cell("print(sum(range(10 ** 6)))")
@@ -201,6 +209,7 @@ async def test_a_flood_is_bounded_counted_and_holds_nobody_up(station: Station, 
 
 
 async def test_a_background_process_does_not_make_a_run_look_out_of_memory_or_time(station: Station) -> None:
+    """Beyond the list."""
     burner = await station.python("while True: pass")
     quick = await station.cell("time.sleep(1)\nprint('slept')", "python-cpu")
     assert (quick.outcome, quick.stdout.text) == ("ok", "slept\n")
@@ -216,6 +225,7 @@ async def test_a_background_process_does_not_make_a_run_look_out_of_memory_or_ti
 
 
 async def test_a_run_that_takes_all_memory_is_the_one_that_is_blamed(station: Station) -> None:
+    """Beyond the list."""
     ticker = await station.python(TICKER)
     result = await station.cell("kept = []\nwhile True: kept.append(bytearray(1 << 20))", "python")
     assert result.outcome == "out_of_memory"
@@ -226,7 +236,7 @@ async def test_a_run_that_takes_all_memory_is_the_one_that_is_blamed(station: St
 async def test_a_process_that_wakes_a_resting_interpreter_costs_its_state_and_it_is_told(
     station: Station,
 ) -> None:
-    """It can't make the interpreter work between calls, where nobody counts."""
+    """Beyond the list. It can't make the interpreter work between calls, where nobody counts."""
     await station.cell(
         "import threading, time\nx = 42\nthreading.Thread(target=time.sleep, args=(1000,), daemon=True).start()"
     )
@@ -243,7 +253,7 @@ print("woken")
 
 
 async def test_another_principals_processes_do_not_exist(lab: Lab) -> None:
-
+    """Beyond the list."""
     desk, processes = lab.manager.sessions, lab.manager.processes
     alice, mallory = Caller("alice"), Caller("mallory")
     view = await desk.create(SessionRequest(), caller=alice, on_event=ignore)
@@ -274,6 +284,7 @@ async def test_another_principals_processes_do_not_exist(lab: Lab) -> None:
 
 
 async def test_a_sessions_end_leaves_nothing(lab: Lab, mark: str) -> None:
+    """Beyond the list."""
     async with open_station(lab) as station:
         code = f"import ctypes, os, time\nctypes.CDLL(None).prctl(15, {mark.encode()!r}, 0, 0, 0)\nos.fork()\nprint('up')\ntime.sleep(1000)"
         await station.says(await station.python(code), "up")
@@ -282,6 +293,7 @@ async def test_a_sessions_end_leaves_nothing(lab: Lab, mark: str) -> None:
 
 
 async def test_only_so_many_run_at_once_and_only_so_many_are_remembered(station: Station) -> None:
+    """Beyond the list."""
     started = [await station.start("sleep", "1000") for _ in range(16)]
     with pytest.raises(LimitExceeded, match="16"):
         await station.start("true")
@@ -295,6 +307,7 @@ async def test_only_so_many_run_at_once_and_only_so_many_are_remembered(station:
 
 
 async def test_a_background_process_can_not_end_the_session_it_lives_in(station: Station, run: Run) -> None:
+    """Beyond the list."""
     await station.cell("x = 42")
     code = "import os, signal\nos.kill(-1, signal.SIGKILL)"
     await station.end(await station.python(code))

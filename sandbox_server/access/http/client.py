@@ -66,8 +66,8 @@ class Client:
         own_addresses: Callable[[], Collection[IPAddress]] | None = None,
         own_ports: Callable[[], Collection[int]] = tuple,
         presenter: Presenter | None = None,
-        at_once: int = 64,
-        each: int = 16,
+        at_once: int = 32,
+        each: int = 8,
     ) -> None:
         self._resolver = resolver
         self._secrets = secrets

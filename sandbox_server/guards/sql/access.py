@@ -75,6 +75,8 @@ class Access:
         index = allowing(full, rules.relations_allow)
         if index is None or (is_system(schema, name, self.dialect) and full not in rules.relations_allow):
             raise self._no_relation(full, "relations.allow")
+        if self.catalogue and full not in self.catalogue and full not in rules.relations_allow:
+            raise self._no_relation(full, "")  # there is none
 
     def _no_relation(self, full: str, rule: str) -> Refused:
         """The same words whether it exists or not."""

@@ -237,7 +237,11 @@ def covers(glob: str, relation: str) -> bool:
 
 
 def could_touch(glob: str, relation: str) -> bool:
-    """Whether some column of `relation` might match; may say yes where no is true."""
-    literal = fold(re.split(r"[*?\[]", glob, maxsplit=1)[0])
-    prefix = fold(relation) + "."
-    return prefix.startswith(literal) or literal.startswith(prefix)
+    """Whether a column of `relation`, without a dot in its name, might match; may say yes where no is true."""
+    glob, relation = fold(glob), fold(relation)
+    last = glob.rfind(".")
+    if last >= 0 and fnmatchcase(relation, glob[:last]):
+        return True
+    # After the last dot a wildcard can stand for the dot before the column.
+    wild = (index for index in range(last + 1, len(glob)) if glob[index] in "*?[")
+    return any(fnmatchcase(relation, glob[: index + (glob[index] == "*")]) for index in wild)

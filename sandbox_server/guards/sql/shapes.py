@@ -76,6 +76,7 @@ _STRUCTURE: dict[str, frozenset[str]] = {
     "Interval": _parts("this unit"),
     "IntervalSpan": _BINARY,
     "DataType": _parts("this expressions nested kind"),
+    "ObjectIdentifier": _parts("this"),  # refused with its name
     "DataTypeParam": _parts("this"),
     "In": _parts("this expressions query"),
     "Between": _parts("this low high symmetric"),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
+import anyio
 import pytest
+from anyio.abc import ByteStream
 
 from sandbox_server.errors import Busy, InvalidRequest, PolicyDenied
 from sandbox_server.guards.web import WebLimits
-from tests.access.http.lab import HOST, allow, answer, client, fetch, serve
+from tests.access.http.lab import HOST, Seen, allow, answer, client, fetch, routes, serve
 
 
 async def test_a_request_arrives_as_it_was_judged_with_the_hosts_name_on_a_connection_of_its_own() -> None:
@@ -241,11 +244,22 @@ async def test_a_rules_rate_holds_for_each_principal_by_itself() -> None:
 
 
 async def test_a_principal_with_many_requests_leaves_room_for_others() -> None:
-    by = client(each=0)
-    async with serve(answer()) as server:
+    by, come, go = client(each=1, at_once=2), anyio.Event(), anyio.Event()
+
+    async def slow(seen: Seen, stream: ByteStream) -> None:
+        come.set()
+        await go.wait()
+        await answer()(seen, stream)
+
+    async with serve(routes(slow=slow, quick=answer())) as server, anyio.create_task_group() as tasks:
+        url = f"http://{HOST}:{server.port}"
+        tasks.start_soon(partial(fetch, f"{url}/slow", by=by))
+        await come.wait()
         with pytest.raises(Busy):
-            await fetch(f"http://{HOST}:{server.port}/", by=by)
-    assert server.connections == 0
+            await fetch(f"{url}/quick", by=by)
+        assert (await fetch(f"{url}/quick", by=by, principal="bob")).status == 200
+        go.set()
+    assert server.connections == 2
 
 
 async def test_the_next_address_is_tried_where_one_does_not_answer() -> None:

@@ -527,7 +527,7 @@ select id from orders where note like '50!%' escape '!'
 select cast(id as char(10)), total * 2 + 1 - 3 / 4 from orders
 select 'it''s', "id" from orders
 select id from orders where user_id = :user and day > :day
-select 1 as one, null as nothing
+select 1 as one, null as missing
 select id from orders -- a comment at the end
 select /* a comment */ id from orders;
 select id from orders; -- the end
@@ -566,7 +566,7 @@ select id::text, total::numeric(10, 2), cast(day as date), day::timestamptz at t
 select note ~ '^a', note !~* 'b', regexp_replace(note, 'a+', 'b', 'g'), split_part(note, ',', 1) from orders
 select note ilike '%a%', note is distinct from 'x', note similar to 'a|b', total is not null from orders
 select substring(note from 1 for 3), position('a' in note), trim(both ' ' from note), overlay(note placing 'x' from 1 for 2) from orders
-select corr(total, id), stddev(total), var_pop(total), width_bucket(total, 0, 100, 10) from orders
+select corr(total, id), stddev(total), var_pop(total), max(width_bucket(total, 0, 100, 10)) from orders
 select sum(total) over (order by day range between interval '7 days' preceding and current row) from orders
 select sum(id) over (order by id groups between 1 preceding and 1 following exclude ties) from orders
 select id from orders order by total desc nulls last fetch first 5 rows only
