@@ -12,9 +12,12 @@ from typing import Any
 
 from sandbox_server.access.database.answers import Cell, Column, Rows, Statement
 from sandbox_server.access.database.settings import DatabaseLimits
+from sandbox_server.errors import LimitExceeded
 
 EXACT = 2**53 - 1
 """The largest integer that every JSON reader keeps exact; beyond it integers are strings."""
+
+MAX_COLUMNS = 1000
 
 
 def json_value(value: Any, most: int) -> tuple[Any, bool]:
@@ -96,6 +99,8 @@ class Collector:
     def __init__(
         self, columns: Sequence[Column], statement: Statement, limits: DatabaseLimits, *, skip: int = 0
     ) -> None:
+        if len(columns) > MAX_COLUMNS:
+            raise LimitExceeded(f"The result has more than {MAX_COLUMNS:,} columns", hint="Select fewer.")
         self._columns = tuple(columns)
         self._limit = statement.limit
         self._skip = skip
