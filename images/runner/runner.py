@@ -126,7 +126,6 @@ class Supervisor:
         self.way_out = egress.WayOut()
         self.artifacts = artifacts.Artifacts()
         self.background = Background(self)
-        self.baseline = None
         self.poll.register(wire_in, select.POLLIN)
         self.poll.register(self.wake, select.POLLIN)
 
@@ -234,8 +233,7 @@ class Supervisor:
         )
 
     def fork_ahead(self):
-        """Make the process of the next run while nobody waits: a fork takes longer the more was preloaded. It is
-        gone or taken before any program runs, so none can meddle with it."""
+        """Make the process of the next run while nobody waits. No program ever meets it."""
         try:
             self.ahead = Python(processes.fork, become)
         except OSError:

@@ -245,7 +245,7 @@ class Manager:
                 f"the policy grants the egress profile '{profile}', but this server lets nothing out",
                 hint="nothing was run; the operator must set up egress or take it out of the policy",
             )
-        return sandbox.outlet(self._egress, EgressAccess(profile, caller.principal))
+        return sandbox.way_out.outlet(self._egress, EgressAccess(profile, caller.principal))
 
     # --- one-shot
 

@@ -18,10 +18,10 @@ from pydantic import ValidationError
 from sandbox_server import wire
 from sandbox_server.engines.base import Container, Death
 from sandbox_server.engines.profile import Profile
-from sandbox_server.errors import EngineUnavailable, SandboxLost
+from sandbox_server.errors import EngineUnavailable, LimitExceeded, SandboxLost
 from sandbox_server.execution.capture import RunCapture
 from sandbox_server.execution.channel import Channel
-from sandbox_server.execution.egress import Egress, EgressAccess, Outlet
+from sandbox_server.execution.egress import Outlet
 from sandbox_server.execution.jobs import (
     Exit,
     HostCause,
@@ -31,11 +31,10 @@ from sandbox_server.execution.jobs import (
     close_report,
     encode_run,
     put_error,
-    trust_error,
 )
 from sandbox_server.execution.models import InputFile, RunEvent
 from sandbox_server.execution.transfers import Transfer, whole
-from sandbox_server.execution.tunnels import Tunnels
+from sandbox_server.execution.way_out import WayOut
 from sandbox_server.wire import Frame, Type
 
 _log = logging.getLogger(__name__)
@@ -79,9 +78,7 @@ class Sandbox:
         self._transfers = anyio.Semaphore(TRANSFERS)
         self._asked = anyio.Semaphore(ASKED)
         self._why = ""
-        self._tunnels = Tunnels(self._send)
-        self._outlets: dict[EgressAccess, Outlet] = {}
-        self._trusted = b""
+        self.way_out = WayOut(self._send)
 
     @property
     def alive(self) -> bool:
@@ -96,14 +93,14 @@ class Sandbox:
         self._ready.set()
         for channel in self._channels.values():
             channel.wake()
-        self._tunnels.lose()
+        self.way_out.lose()
 
     # --- the wire
 
     async def pump(self) -> None:
         """Read the wire until it ends, and serve what comes through tunnels."""
         async with anyio.create_task_group() as tasks:
-            self._tunnels.start(tasks)
+            self.way_out.start(tasks)
             await self._read()
             tasks.cancel_scope.cancel()
 
@@ -137,7 +134,7 @@ class Sandbox:
             self.runner = dict(frame.json())
             self._ready.set()
         elif frame.channel >= wire.FIRST_TUNNEL:
-            self._tunnels.take(frame)
+            self.way_out.take(frame)
         elif channel := self._channels.get(frame.channel):
             owed = channel.take(frame)
             if owed:
@@ -210,9 +207,12 @@ class Sandbox:
         sandbox does: a sandbox that died is an `Exit` without a report. Raises LimitExceeded
         for a job that is too large to send.
         """
-        if outlet and outlet.trust != self._trusted:
-            await self._trust(outlet.trust)
-        message = encode_run(job, tunnels=self._tunnels.open(outlet) if outlet else 0)
+        tunnels = await self.way_out.open(outlet, self) if outlet else 0
+        try:
+            message = encode_run(job, tunnels=tunnels)
+        except LimitExceeded:
+            self.way_out.shut()
+            raise
         self.clean = False
         number, channel = self._open(capture, on_event)
         begin = time.monotonic()
@@ -239,28 +239,9 @@ class Sandbox:
                     await self._stop(number, channel, gently=job.keep)
             raise
         finally:
-            self._tunnels.shut()
+            self.way_out.shut()
             del self._channels[number]
         return await self._conclude(channel, cause, begin)
-
-    def outlet(self, egress: Egress, access: EgressAccess) -> Outlet:
-        """The same one in every run: what it has used is counted for the sandbox's whole life."""
-        if access not in self._outlets:
-            self._outlets[access] = egress.outlet(access)
-        return self._outlets[access]
-
-    async def _trust(self, pem: bytes) -> None:
-        """Hand over certificates. Raises LimitExceeded if there is no room for them, SandboxLost."""
-        request = {"op": "trust", "pem": pem.decode("ascii")}
-        try:
-            report = await self.transfer(Transfer(request), PUT_SECONDS)
-            written = PutReport.model_validate(report or {})
-        except (SandboxLost, ValidationError):
-            self._lose("its runner did not take certificates")
-            raise SandboxLost("the sandbox was lost before the run", hint="nothing was run") from None
-        if not written.ok:
-            raise trust_error(written)
-        self._trusted = pem
 
     async def _conclude(self, channel: Channel, cause: HostCause | None, begin: float) -> Exit:
         wall = time.monotonic() - begin
@@ -281,6 +262,7 @@ class Sandbox:
             await self._end(number, channel, Type.INTERRUPT, INTERRUPT_GRACE)
         await self._end(number, channel, Type.CANCEL, KILL_GRACE)
         if channel.close is None and self.alive:
+            _log.error("a sandbox did not end a run in %g s and is destroyed", KILL_GRACE)
             await self.destroy()
 
     async def _end(self, number: int, channel: Channel, how: Type, seconds: float) -> None:

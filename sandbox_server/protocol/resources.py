@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, quote
 
 import mcp_types as types
 from mcp.shared.exceptions import MCPError
 
 from sandbox_server.errors import InvalidRequest, NotFound, SandboxServerError
-from sandbox_server.execution.api import Executor
+from sandbox_server.execution.api import Caller, Executor
 from sandbox_server.execution.models import Content, Page, Resource
 from sandbox_server.protocol.connections import caller_of
 from sandbox_server.protocol.text import clip, visible
@@ -55,21 +56,45 @@ _MAGIC = {
 }
 
 
-class Resources:
-    """The handlers over `executor`."""
+class Provider(Protocol):
+    """Resources of another kind, which this module serves beside those of runs."""
 
-    def __init__(self, executor: Executor) -> None:
+    @property
+    def scheme(self) -> str:
+        """What its URIs begin with, such as `db://`."""
+
+    @property
+    def templates(self) -> Sequence[types.ResourceTemplate]: ...
+
+    def list(self, *, caller: Caller) -> list[types.Resource]: ...
+
+    async def read(self, uri: str, *, caller: Caller) -> str:
+        """Its text, with nothing in it that could play a terminal. Raises errors of ours."""
+
+    def complete(self, argument: str, value: str, *, caller: Caller) -> Sequence[str]:
+        """What `argument` of its template could be that begins with `value`; at most 100."""
+
+
+_Contents = list[types.TextResourceContents | types.BlobResourceContents]
+
+
+class Resources:
+    """The handlers over `executor` and `providers`."""
+
+    def __init__(self, executor: Executor, providers: Sequence[Provider] = ()) -> None:
         self._executor = executor
+        self._providers = tuple(providers)
 
     async def list(
         self, context: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListResourcesResult:
         start = _position(params.cursor if params else None)
-        everything = self._executor.list_resources(caller=caller_of(context))
-        page = everything[start : start + PAGE_SIZE]
+        caller = caller_of(context)
+        everything = [each for provider in self._providers for each in provider.list(caller=caller)]
+        everything += [_listed(each) for each in self._executor.list_resources(caller=caller)]
         after = start + PAGE_SIZE
         return types.ListResourcesResult(
-            resources=[_listed(each) for each in page],
+            resources=everything[start:after],
             next_cursor=_cursor(after) if after < len(everything) else None,
             ttl_ms=0,
             cache_scope="private",
@@ -81,24 +106,40 @@ class Resources:
         if params is not None and params.cursor is not None:
             raise _refusal("Unknown cursor; resources/templates/list has a single page")
         return types.ListResourceTemplatesResult(
-            resource_templates=TEMPLATES, ttl_ms=300_000, cache_scope="public"
+            resource_templates=[*TEMPLATES, *(each for one in self._providers for each in one.templates)],
+            ttl_ms=300_000,
+            cache_scope="public",
         )
+
+    async def complete(self, context: Context, params: types.CompleteRequestParams) -> types.CompleteResult:
+        """Nothing for what nobody knows: a client asks while somebody types."""
+        values: Sequence[str] = ()
+        if isinstance(params.ref, types.ResourceTemplateReference):
+            for provider in self._providers:
+                if params.ref.uri in [each.uri_template for each in provider.templates]:
+                    argument = params.argument
+                    values = provider.complete(argument.name, argument.value, caller=caller_of(context))
+        return types.CompleteResult(completion=types.Completion(values=[*values], total=len(values)))
 
     async def read(
         self, context: Context, params: types.ReadResourceRequestParams
     ) -> types.ReadResourceResult:
         uri = params.uri
         try:
-            bare, page = _parse(uri)
-            content = await self._executor.read_resource(bare, page, caller=caller_of(context))
+            contents = await self._contents(uri, caller_of(context))
         except (InvalidRequest, NotFound) as error:
             raise _refusal(f"{error.message}: {error.hint}", uri) from None
         except SandboxServerError as error:
             message = visible(f"{error.code}: {error.message}")
             raise MCPError(code=types.INTERNAL_ERROR, message=message) from None
-        return types.ReadResourceResult(
-            contents=_contents(uri, bare, page, content), ttl_ms=0, cache_scope="private"
-        )
+        return types.ReadResourceResult(contents=contents, ttl_ms=0, cache_scope="private")
+
+    async def _contents(self, uri: str, caller: Caller) -> _Contents:
+        for provider in self._providers:
+            if uri.startswith(provider.scheme):
+                return [_text(uri, await provider.read(uri, caller=caller), "text/plain")]
+        bare, page = _parse(uri)
+        return _contents(uri, bare, page, await self._executor.read_resource(bare, page, caller=caller))
 
 
 def guess_type(path: str) -> str | None:

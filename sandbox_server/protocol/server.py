@@ -17,15 +17,18 @@ from mcp.server.context import ServerMiddleware
 from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel
 
+from sandbox_server.access.database.databases import Databases
 from sandbox_server.execution.api import Executor
 from sandbox_server.protocol.calls import Calls
 from sandbox_server.protocol.code_execution import code_execution
 from sandbox_server.protocol.connections import ServerState, closing_connections
+from sandbox_server.protocol.database import database
 from sandbox_server.protocol.filesystem import filesystem
 from sandbox_server.protocol.process_tool import process
 from sandbox_server.protocol.registry import Registry
 from sandbox_server.protocol.resources import Resources
 from sandbox_server.protocol.sandbox_tool import sandbox
+from sandbox_server.protocol.schemas import SchemaResources
 from sandbox_server.protocol.tools import Context, Tool, ToolResult
 from sandbox_server.protocol.web_api import WebAccess, web_api
 
@@ -72,10 +75,15 @@ class Extra:
 
 
 def build_server(
-    executor: Executor, *, version: str, web: WebAccess | None = None, extra: Extra | None = None
+    executor: Executor,
+    *,
+    version: str,
+    web: WebAccess | None = None,
+    databases: Databases | None = None,
+    extra: Extra | None = None,
 ) -> SandboxMcpServer:
     """The server over `executor`. It serves any number of connections, in both protocol eras.
-    Without `web` there is no tool web_api.
+    Without `web` there is no tool web_api, without `databases` no tool database.
 
     Entering its lifespan (a transport does, once) starts nothing of the executor's.
     """
@@ -84,6 +92,8 @@ def build_server(
     tools = [tool(executor) for tool in (code_execution, filesystem, sandbox, process)]
     if web is not None:
         tools.append(web_api(web))
+    if databases is not None:
+        tools.append(database(databases))
     registry = Registry([*tools, *extra.tools])
 
     async def list_tools(
@@ -94,7 +104,8 @@ def build_server(
     async def call_tool(context: Context, params: types.CallToolRequestParams) -> ToolResult:
         return await registry.call(context, params, calls)
 
-    resources = Resources(executor)
+    providers = [SchemaResources(databases)] if databases is not None else []
+    resources = Resources(executor, providers)
 
     def lifespan(_: Server[ServerState]) -> AbstractAsyncContextManager[ServerState]:
         return closing_connections(executor.close_connection)
@@ -113,6 +124,7 @@ def build_server(
         on_list_resources=guarded(resources.list),
         on_list_resource_templates=guarded(resources.templates),
         on_read_resource=guarded(resources.read),
+        on_completion=guarded(resources.complete) if providers else None,
     )
     server.calls = calls
     for each in extra.handlers:

@@ -29,9 +29,12 @@ Columns = Mapping[str, tuple[str, ...]]
 
 class DatabasePolicy(Protocol):
     """What the policy says. `judge` raises PolicyDenied, or gives the settings and the verdict to run by;
-    `sql` may be `@name`, which `settled` resolves. Both are asked anew for each call."""
+    `sql` may be `@name`, which `settled` resolves. Both are asked anew for each call.
 
-    def databases(self, caller: Caller) -> Mapping[str, DatabaseSettings]: ...
+    A database can be granted more than once, by several roles: one of the grants must allow all of a
+    statement, and `judge` says which."""
+
+    def databases(self, caller: Caller) -> Mapping[str, tuple[DatabaseSettings, ...]]: ...
 
     def judge(
         self, name: str, sql: str, operation: Operation, caller: Caller, columns: Columns | None
@@ -62,9 +65,9 @@ class Databases:
     async def query(self, query: Query, *, caller: Caller) -> Answer:
         """Raises errors of ours only."""
         started = time.monotonic()
-        known = self._find(query.database, caller)
-        columns = await self._columns(known, query)
-        settings, verdict = self._policy.judge(known.name, query.sql, query.operation, caller, columns)
+        grants = self._find(query.database, caller)
+        columns = await self._columns(grants)
+        settings, verdict = self._policy.judge(grants[0].name, query.sql, query.operation, caller, columns)
         named = named_query(settings, query.sql)
         if named is not None and named.rules is not None:
             settings = replace(settings, rules=named.rules)
@@ -74,14 +77,8 @@ class Databases:
 
     async def schema(self, name: str, *, caller: Caller) -> str:
         """What the caller may know of a database. Raises NotFound, DatabaseUnavailable."""
-        settings = self._find(name, caller)
-        return schema_text(settings, await self._visible(settings))
-
-    async def relations(self, name: str, *, caller: Caller) -> tuple[str, ...]:
-        """Names of the relations that the caller may see."""
-        return tuple(
-            f"{relation.schema}.{relation.name}" for relation in await self._visible(self._find(name, caller))
-        )
+        grants = self._find(name, caller)
+        return "\n".join([schema_text(each, await self._visible(each)) for each in grants])
 
     def names(self, *, caller: Caller) -> tuple[str, ...]:
         return tuple(self._policy.databases(caller))
@@ -100,7 +97,7 @@ class Databases:
         with anyio.CancelScope(shield=True):
             await backend.aclose()
 
-    def _find(self, name: str | None, caller: Caller) -> DatabaseSettings:
+    def _find(self, name: str | None, caller: Caller) -> tuple[DatabaseSettings, ...]:
         there = self._policy.databases(caller)
         if not there:
             raise PolicyDenied("No database is granted to you", rule="database")
@@ -112,14 +109,14 @@ class Databases:
             raise NotFound("there is no such database", hint=f"There are: {', '.join(there)}")
         return there[name]
 
-    async def _columns(self, settings: DatabaseSettings, query: Query) -> Columns | None:
+    async def _columns(self, grants: tuple[DatabaseSettings, ...]) -> Columns | None:
         """What columns there are, where a rule for columns needs to know it."""
-        named = named_query(settings, query.sql)
-        rules = named.rules if named and named.rules else settings.rules
-        if not rules.columns_deny and rules.columns_allow == ("*",):
-            return None
-        catalog = await self._catalogs.get(self._backend(settings), replace(settings, rules=rules))
-        return columns_of(catalog)
+        columns: dict[str, tuple[str, ...]] = {}
+        for settings in grants:
+            named = [query.rules for query in settings.queries.values() if query.rules is not None]
+            if any(rules.columns_deny or rules.columns_allow != ("*",) for rules in (settings.rules, *named)):
+                columns |= columns_of(await self._catalogs.get(self._backend(settings), settings))
+        return columns or None
 
     async def _visible(self, settings: DatabaseSettings) -> list[Relation]:
         catalog = await self._catalogs.get(self._backend(settings), settings)
@@ -218,7 +215,7 @@ def _statement(
     writes = query.operation != "select"
     if verdict.operation != query.operation or (writes and settings.reads_only):
         raise PolicyDenied("The statement is not what `operation` says", rule="sql.operation")
-    if named is not None and named.operation != query.operation:
+    if named is not None and named.operation not in (None, query.operation):
         raise InvalidRequest(f"operation: this named query is a {named.operation}")
     limits = settings.limits
     limit = min(DEFAULT_ROWS, limits.rows) if query.limit is None else query.limit

@@ -18,7 +18,8 @@ def literal(value: Any) -> str:
         case int():
             return f"{value:d}"
         case float():
-            return f"{value!r}"  # finite: checked where it came in
+            text = repr(value)  # finite: checked where it came in
+            return text if "e" in text else f"{text}e0"  # without an exponent it would be a decimal
         case Decimal():
             return format(value, "f")
         case bytes():

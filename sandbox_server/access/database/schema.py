@@ -33,7 +33,8 @@ def _query(name: str, query: NamedQuery) -> str:
     params = ", ".join(
         f"{each} {param.type}{'' if param.required else '?'}" for each, param in query.params.items()
     )
-    return f"@{name}({params}) {query.operation}{_comment(query.description)}"
+    operation = f" {query.operation}" if query.operation else ""
+    return f"@{name}({params}){operation}{_comment(query.description)}"
 
 
 def _relation(relation: Relation, default: str) -> list[str]:

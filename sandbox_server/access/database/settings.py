@@ -50,7 +50,8 @@ class NamedQuery:
 
     sql: str
     params: Mapping[str, Param] = field(default_factory=dict)
-    operation: Operation = "select"
+    operation: Operation | None = None
+    """None: whatever the guard sees that it is."""
     rules: SqlRules | None = None
     description: str = ""
 

@@ -108,8 +108,8 @@ class Guarded:
     settings: Mapping[str, DatabaseSettings]
     asked: list[str] = field(default_factory=list)
 
-    def databases(self, caller: Caller) -> Mapping[str, DatabaseSettings]:
-        return self.settings
+    def databases(self, caller: Caller) -> Mapping[str, tuple[DatabaseSettings, ...]]:
+        return {name: (each,) for name, each in self.settings.items()}
 
     def judge(
         self, name: str, sql: str, operation: Operation, caller: Caller, columns: Columns | None
