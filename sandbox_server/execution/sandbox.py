@@ -62,10 +62,8 @@ class Sandbox:
         self.container = container
         self.profile = profile
         self.begun = self.started = time.monotonic()
-        self.principal: str | None = None
-        """Whose runs it is kept for between them, if it is."""
-        self.uses = 0
-        """Runs that it was scrubbed after."""
+        self.principal: str | None = None  # whose runs it is kept for, if it is
+        self.uses = 0  # runs that it was scrubbed after
         self.clean = False
         """Its runner has proved that nothing is left of any run, and nothing has been done in it since."""
         self.lost = anyio.Event()
@@ -223,7 +221,7 @@ class Sandbox:
             sent = True
             async with anyio.create_task_group() as tasks:
                 if job.stdin:
-                    tasks.start_soon(self._feed, number, channel, job.stdin)
+                    tasks.start_soon(channel.feed, number, job.stdin, self._send)
                 with anyio.move_on_at(anyio.current_time() + job.wall - (time.monotonic() - begin)):
                     await channel.attention.wait()
                 tasks.cancel_scope.cancel()
@@ -276,19 +274,6 @@ class Sandbox:
             while channel.close is None and self.alive:
                 await channel.attention.wait()
                 channel.attention = anyio.Event()
-
-    async def _feed(self, number: int, channel: Channel, data: bytes) -> None:
-        view = memoryview(data)
-        while view and channel.close is None and self.alive:
-            if channel.credit <= 0:
-                channel.more_credit = anyio.Event()
-                await channel.more_credit.wait()
-                continue
-            piece = view[: min(channel.credit, wire.MAX_FROM_RUNNER)]
-            channel.credit -= len(piece)
-            view = view[len(piece) :]
-            await self._send(wire.encode(Type.DATA, number, bytes(piece)))
-        await self._send(wire.encode(Type.END, number))
 
     async def put(self, file: InputFile) -> None:
         """Write a file below /workspace. Cancelling stops the write; a part of the file may stay.
