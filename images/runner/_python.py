@@ -41,6 +41,7 @@ OURS = (
     "_ring",
     "_run",
     "_scrub",
+    "_still",
     "_trees",
     "_wire",
 )

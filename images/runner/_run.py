@@ -16,8 +16,7 @@ DRAIN_LIMIT = 4 * 1024 * 1024
 
 
 class Run:
-    """BUILDING if its language has to, RUNNING until the main process ends or is killed, then DRAINING
-    its pipes, then closed."""
+    """BUILDING if need be, RUNNING until the main process ends or is killed, DRAINING its pipes, closed."""
 
     outlives_runs = False
 
@@ -181,7 +180,7 @@ class Run:
 
     @property
     def needs_checks(self):
-        return not self.finished and bool(self.cpu_limit)
+        return bool(self.cpu_limit and not self.finished)
 
     def claims(self, pid):
         return pid == self.pid
@@ -347,7 +346,6 @@ class Run:
             "interpreter": self._interpreter_state(),
             "fresh": self.fresh,
             "ended": self._others_ended(),
-            "clean": False,
             "artifacts": self.supervisor.artifacts.scan(),
         }
 

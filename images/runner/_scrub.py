@@ -108,8 +108,8 @@ def is_clean(supervisor, found):
 
 def conclude(run, result):
     """Close a run's channel. If it asks for that and left nothing, the next can begin anew."""
-    if run.request.get("reuse") and run.alone and not run.cause:
-        result["clean"] = is_clean(run.supervisor, result["artifacts"])
+    asked = run.request.get("reuse") and run.alone and not run.cause
+    result["clean"] = bool(asked) and is_clean(run.supervisor, result["artifacts"])
     run.supervisor.close(run.number, result)
     if result["clean"]:
         begin_anew(run.supervisor)

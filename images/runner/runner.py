@@ -95,6 +95,7 @@ import _egress as egress
 import _files as files
 import _processes as processes
 import _scrub as scrub
+import _still as still
 import _trees as trees
 import _wire as wire
 from _background import Background
@@ -126,7 +127,6 @@ class Supervisor:
         self.way_out = egress.WayOut()
         self.artifacts = artifacts.Artifacts()
         self.background = Background(self)
-        self.baseline = None
         self.poll.register(wire_in, select.POLLIN)
         self.poll.register(self.wake, select.POLLIN)
 
@@ -143,7 +143,7 @@ class Supervisor:
                         return
                 elif fd == self.wake:
                     processes.drain(self.wake)
-                    self.end_who_moved()
+                    still.end_who_moved(self)
                     self.background.wake_keepers()
                 elif fd in self.readers:
                     self.readers[fd](fd)
@@ -234,8 +234,7 @@ class Supervisor:
         )
 
     def fork_ahead(self):
-        """Make the process of the next run while nobody waits: a fork takes longer the more was preloaded. It is
-        gone or taken before any program runs, so none can meddle with it."""
+        """Make the process of the next run while nobody waits. No program ever meets it."""
         try:
             self.ahead = Python(processes.fork, become)
         except OSError:
@@ -249,7 +248,7 @@ class Supervisor:
     def _open(self, number, request):
         op = request["op"]
         if self.run is None:
-            self._see_that_all_is_still()
+            still.see_to_it(self)
         self.artifacts.opened(number, request)
         if (op in ("run", "reset") and self.run is not None) or (op == "scrub" and self.channels):
             self.close(number, {"ok": False, "error": "EBUSY", "message": "a run is going on"})
@@ -332,34 +331,6 @@ class Supervisor:
                 self.ended.add(driver)
                 self.ignore(interpreter.control.fileno())
                 interpreter.close()
-
-    def end_who_moved(self):
-        """A kept interpreter that is not at work stands still. It may have made something that wakes it
-        (a timer that sends SIGCONT): then it uses what nobody counts, so it ends, with all it started."""
-        for interpreter in list(self.interpreters.values()):
-            if self.run and self.run.pid == interpreter.pid:
-                continue
-            if processes.has_moved(interpreter.pid):
-                if self.run is None:
-                    self.kill_interpreters()
-                    return
-                os.kill(interpreter.pid, signal.SIGKILL)
-
-    def _see_that_all_is_still(self):
-        """Before anything begins: nothing that was started between two calls may live on in the next."""
-        self.end_who_moved()
-        if self.ahead is not None:
-            return  # no program has run yet, or what had was scrubbed
-        still = all(processes.is_still(interpreter.pid) for interpreter in self.interpreters.values())
-        if not (still and self._is_alone()):
-            self.kill_interpreters()
-
-    def _is_alone(self):
-        roots = self.background.roots()
-        if not roots:
-            return processes.is_alone(self.spared())
-        # What a background process has left behind can be ended without a loss.
-        return trees.is_alone(self.spared(), roots) or self.kill_all()[0]
 
     def on_readable(self, fd, callback):
         self.readers[fd] = callback

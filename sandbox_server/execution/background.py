@@ -23,7 +23,6 @@ from sandbox_server.errors import (
 )
 from sandbox_server.execution import process_models as models
 from sandbox_server.execution.api import Caller, OnEvent
-from sandbox_server.execution.capture import make_visible
 from sandbox_server.execution.desk import SessionDesk
 from sandbox_server.execution.file_desk import FileDesk
 from sandbox_server.execution.file_reports import Report, Size, meddled, parse
@@ -32,6 +31,7 @@ from sandbox_server.execution.paths import readable_path
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.execution.session import Session
 from sandbox_server.execution.transfers import Transfer
+from sandbox_server.text import make_visible
 
 SECONDS = 10.0
 MOST = 16

@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
 from sandbox_server.execution.models import Captured, Display, StreamName
+from sandbox_server.text import make_visible
 
-# C0 except tab and newline, DEL, C1, line and paragraph separators, the characters that reorder
-# text on a screen, and those that nobody sees but a model reads (tags, zero width; not the two
-# joiners, which scripts and emoji need): shown as escapes, so that no reader can be played.
-_RANGES = (
-    *((0x00, 0x08), (0x0B, 0x1F), (0x7F, 0x9F), (0x061C, 0x061C), (0x200B, 0x200B), (0x200E, 0x200F)),
-    *((0x2028, 0x202E), (0x2060, 0x2069), (0xD800, 0xDFFF), (0xFEFF, 0xFEFF), (0xE0000, 0xE007F)),
-)
-_UNSAFE = re.compile(f"[{''.join(f'{chr(first)}-{chr(last)}' for first, last in _RANGES)}]")
-
-
-def _escape(code: int) -> str:
-    if code == ord("\r"):
-        return "\\r"
-    if 0xD800 <= code <= 0xDFFF:
-        return "\ufffd"
-    if code > 0xFFFF:
-        return f"\\U{code:08x}"
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-
-_ESCAPES = {code: _escape(code) for first, last in _RANGES for code in range(first, last + 1)}
 _SIDE = struct.Struct(">BI")
 _VALUE, _DISPLAY, _NO_SPACE = 1, 2, 3
 _VALUE_LIMIT = 66 * 1024
@@ -42,12 +21,6 @@ _MOST_RECORDS = 10_000
 TEXT_DISPLAY = 256 * 1024
 """Bytes that a text or HTML display may have in a result, as it is shown."""
 _STEP = 256
-
-
-def make_visible(text: str) -> str:
-    """Control and reordering characters as Python-style escapes; lone surrogates as U+FFFD."""
-    # The search is quick where there is nothing to do, the table where there is much.
-    return text.translate(_ESCAPES) if _UNSAFE.search(text) else text
 
 
 class Capture:

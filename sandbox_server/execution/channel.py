@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import anyio
@@ -33,6 +33,20 @@ class Channel:
         """Let everybody who waits look again."""
         self.attention.set()
         self.more_credit.set()
+
+    async def feed(self, number: int, data: bytes, send: Callable[[bytes], Awaitable[None]]) -> None:
+        """Send a program its stdin, as it takes it. Goes on until its end: whoever calls cancels it."""
+        view = memoryview(data)
+        while view and self.close is None:
+            if self.credit <= 0:
+                self.more_credit = anyio.Event()
+                await self.more_credit.wait()
+                continue
+            piece = view[: min(self.credit, wire.MAX_FROM_RUNNER)]
+            self.credit -= len(piece)
+            view = view[len(piece) :]
+            await send(wire.encode(Type.DATA, number, bytes(piece)))
+        await send(wire.encode(Type.END, number))
 
     def take(self, frame: Frame) -> int:
         """Handle a frame at once; returns how much credit to give back."""

@@ -8,8 +8,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sandbox_server.errors import Busy, InvalidRequest, LimitExceeded, NotFound, SandboxServerError
-from sandbox_server.execution.capture import make_visible
 from sandbox_server.execution.file_models import Entry, EntryType, Match
+from sandbox_server.text import make_visible
 
 Size = Annotated[int, Field(ge=0, lt=1 << 63)]
 Cursor = Annotated[str, Field(pattern=r"^[A-Za-z0-9_=-]{1,12000}$")]

@@ -12,11 +12,11 @@ from typing import Any
 from sandbox_server.errors import InvalidRequest, LimitExceeded
 from sandbox_server.execution import file_models as models
 from sandbox_server.execution import file_reports as reports
-from sandbox_server.execution.capture import make_visible
 from sandbox_server.execution.file_reports import parse
 from sandbox_server.execution.paths import WORKSPACE, readable_path, workspace_path
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.execution.transfers import Sink, Transfer, whole
+from sandbox_server.text import make_visible
 
 SECONDS = 20.0
 STREAM_SECONDS = 120.0

@@ -19,7 +19,6 @@ from sandbox_server.errors import (
     ConfigError,
     EngineUnavailable,
     InvalidRequest,
-    PolicyDenied,
     SandboxLost,
     SandboxServerError,
 )
@@ -45,7 +44,14 @@ from sandbox_server.execution.paths import workspace_path
 from sandbox_server.execution.pool import Pools
 from sandbox_server.execution.quota import Underway
 from sandbox_server.execution.resources import Resources
-from sandbox_server.execution.runs import Clock, capture_for, effective_limits, job_for, result_of
+from sandbox_server.execution.runs import (
+    Clock,
+    capture_for,
+    check_reuse,
+    effective_limits,
+    job_for,
+    result_of,
+)
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.execution.session import Session
 from sandbox_server.execution.store import Store
@@ -198,7 +204,7 @@ class Manager:
         clock = Clock(time.monotonic())
         grant = self._grant(request)
         if request.reuse:
-            _check_reuse(grant, caller, session)
+            check_reuse(request, grant, caller, session)
         limits = effective_limits(request.limits, grant)
         files = tuple(replace(file, path=workspace_path(file.path)) for file in request.files)
         request = replace(request, limits=limits, files=files)
@@ -245,7 +251,7 @@ class Manager:
                 f"the policy grants the egress profile '{profile}', but this server lets nothing out",
                 hint="nothing was run; the operator must set up egress or take it out of the policy",
             )
-        return sandbox.outlet(self._egress, EgressAccess(profile, caller.principal))
+        return sandbox.way_out.outlet(self._egress, EgressAccess(profile, caller.principal))
 
     # --- one-shot
 
@@ -263,10 +269,7 @@ class Manager:
                 # A listener and certificates would not pass the scrub.
                 again = request.reuse and exit.ended_by_itself and outlet is None
             finally:
-                if again:
-                    self._pools.give_back(sandbox, caller.principal)
-                else:
-                    self._pools.discard(sandbox)
+                self._pools.give_back(sandbox, caller.principal, again)
             result = result_of(exit, capture, grant, clock, SessionInfo(None, "none"))
             return await with_leftovers(result, capture, exit, files)
 
@@ -295,11 +298,10 @@ class Manager:
     async def _acquire(
         self, profile: Profile, principal: str, clock: Clock, on_event: OnEvent, *, reuse: bool
     ) -> Sandbox:
-        def tell(position: int) -> None:
-            on_event(Queued(position))
-
         begin = time.monotonic()
-        sandbox, clock.warm, queued = await self._pools.acquire(profile, principal, tell, reuse=reuse)
+        sandbox, clock.warm, queued = await self._pools.acquire(
+            profile, principal, lambda position: on_event(Queued(position)), reuse=reuse
+        )
         clock.queued += queued
         clock.acquired += time.monotonic() - begin - queued
         clock.reused = sandbox.uses > 0
@@ -379,21 +381,6 @@ class Manager:
             raise self._desk.registry.over(session.id, session.principal)
         session.adopt(sandbox)
         return sandbox
-
-
-def _check_reuse(grant: Grant, caller: Caller, session: str | None) -> None:
-    """Raises PolicyDenied or InvalidRequest if this call can't have it."""
-    if not grant.reuse:
-        raise PolicyDenied(
-            f"the policy does not grant reuse for {grant.language.name}",
-            rule="code.reuse",
-            hint="nothing was run; leave reuse out",
-        )
-    if session is not None or caller.connection is not None:
-        raise InvalidRequest(
-            "reuse is for runs without a session, and this call has one",
-            hint="nothing was run; leave reuse out: a session keeps its sandbox anyway",
-        )
 
 
 def _quiet(on_event: OnEvent) -> OnEvent:

@@ -195,10 +195,10 @@ class Pools:
             hint="nothing was run; try again later",
         )
 
-    def give_back(self, sandbox: Sandbox, principal: str) -> None:
-        """After a run of `principal` that ended by itself: scrub the sandbox in the background and keep it
-        for another of the same principal, or destroy it. See `Spares`."""
-        if self._tasks is None or not self._is_good(sandbox):
+    def give_back(self, sandbox: Sandbox, principal: str, again: bool = True) -> None:
+        """After a run of `principal`, to be used `again`: scrub the sandbox in the background and keep it for
+        another of the same principal, or destroy it. See `Spares`."""
+        if self._tasks is None or not again or not self._is_good(sandbox):
             self.discard(sandbox)
         elif sandbox in self._owned:
             self._tasks.start_soon(self._give_back, sandbox, principal)

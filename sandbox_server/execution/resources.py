@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 from sandbox_server.errors import InvalidRequest, NotFound, SandboxLost
 from sandbox_server.execution.api import Caller
-from sandbox_server.execution.capture import make_visible
 from sandbox_server.execution.file_reports import ReadReport
 from sandbox_server.execution.models import Content, Found, Page, Resource
 from sandbox_server.execution.pages import MOST_NEEDLE, text_page
@@ -17,6 +16,7 @@ from sandbox_server.execution.sessions import Sessions
 from sandbox_server.execution.store import Blob, Store
 from sandbox_server.execution.transfers import Transfer
 from sandbox_server.execution.uris import FileUri, StreamUri, file_uri, parse, plain, shown, stream_uri
+from sandbox_server.text import make_visible
 
 DEFAULT_STREAM, MOST_STREAM = 32 * 1024, 256 * 1024
 DEFAULT_FILE, MOST_FILE = 1024 * 1024, 2 * 1024 * 1024

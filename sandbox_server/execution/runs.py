@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from sandbox_server.errors import InvalidRequest, LimitExceeded
+from sandbox_server.errors import InvalidRequest, LimitExceeded, PolicyDenied
+from sandbox_server.execution.api import Caller
 from sandbox_server.execution.capture import Overflow, RunCapture
 from sandbox_server.execution.grants import Grant
 from sandbox_server.execution.jobs import Exit, Job
@@ -115,3 +116,19 @@ def result_of(exit: Exit, capture: RunCapture, grant: Grant, clock: Clock, sessi
             "user-space-kernel" if grant.profile.runtime == "runsc" else "container",
         ),
     )
+
+
+def check_reuse(request: RunRequest, grant: Grant, caller: Caller, session: str | None) -> None:
+    """Raises PolicyDenied or InvalidRequest if this call can't have it."""
+    if not grant.reuse or request.egress or grant.egress:
+        with_egress = " with egress: its connections outlive it" if grant.reuse else ""
+        raise PolicyDenied(
+            f"the policy does not grant reuse for {grant.language.name}{with_egress}",
+            rule="code.reuse",
+            hint="nothing was run; leave reuse out",
+        )
+    if session is not None or caller.connection is not None:
+        raise InvalidRequest(
+            "reuse is for runs without a session, and this call has one",
+            hint="nothing was run; leave reuse out: a session keeps its sandbox anyway",
+        )

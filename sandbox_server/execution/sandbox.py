@@ -18,10 +18,10 @@ from pydantic import ValidationError
 from sandbox_server import wire
 from sandbox_server.engines.base import Container, Death
 from sandbox_server.engines.profile import Profile
-from sandbox_server.errors import EngineUnavailable, SandboxLost
+from sandbox_server.errors import EngineUnavailable, LimitExceeded, SandboxLost
 from sandbox_server.execution.capture import RunCapture
 from sandbox_server.execution.channel import Channel
-from sandbox_server.execution.egress import Egress, EgressAccess, Outlet
+from sandbox_server.execution.egress import Outlet
 from sandbox_server.execution.jobs import (
     Exit,
     HostCause,
@@ -31,11 +31,10 @@ from sandbox_server.execution.jobs import (
     close_report,
     encode_run,
     put_error,
-    trust_error,
 )
 from sandbox_server.execution.models import InputFile, RunEvent
 from sandbox_server.execution.transfers import Transfer, whole
-from sandbox_server.execution.tunnels import Tunnels
+from sandbox_server.execution.way_out import WayOut
 from sandbox_server.wire import Frame, Type
 
 _log = logging.getLogger(__name__)
@@ -63,10 +62,8 @@ class Sandbox:
         self.container = container
         self.profile = profile
         self.begun = self.started = time.monotonic()
-        self.principal: str | None = None
-        """Whose runs it is kept for between them, if it is."""
-        self.uses = 0
-        """Runs that it was scrubbed after."""
+        self.principal: str | None = None  # whose runs it is kept for, if it is
+        self.uses = 0  # runs that it was scrubbed after
         self.clean = False
         """Its runner has proved that nothing is left of any run, and nothing has been done in it since."""
         self.lost = anyio.Event()
@@ -79,9 +76,7 @@ class Sandbox:
         self._transfers = anyio.Semaphore(TRANSFERS)
         self._asked = anyio.Semaphore(ASKED)
         self._why = ""
-        self._tunnels = Tunnels(self._send)
-        self._outlets: dict[EgressAccess, Outlet] = {}
-        self._trusted = b""
+        self.way_out = WayOut(self._send)
 
     @property
     def alive(self) -> bool:
@@ -96,14 +91,14 @@ class Sandbox:
         self._ready.set()
         for channel in self._channels.values():
             channel.wake()
-        self._tunnels.lose()
+        self.way_out.lose()
 
     # --- the wire
 
     async def pump(self) -> None:
         """Read the wire until it ends, and serve what comes through tunnels."""
         async with anyio.create_task_group() as tasks:
-            self._tunnels.start(tasks)
+            self.way_out.start(tasks)
             await self._read()
             tasks.cancel_scope.cancel()
 
@@ -137,7 +132,7 @@ class Sandbox:
             self.runner = dict(frame.json())
             self._ready.set()
         elif frame.channel >= wire.FIRST_TUNNEL:
-            self._tunnels.take(frame)
+            self.way_out.take(frame)
         elif channel := self._channels.get(frame.channel):
             owed = channel.take(frame)
             if owed:
@@ -210,9 +205,12 @@ class Sandbox:
         sandbox does: a sandbox that died is an `Exit` without a report. Raises LimitExceeded
         for a job that is too large to send.
         """
-        if outlet and outlet.trust != self._trusted:
-            await self._trust(outlet.trust)
-        message = encode_run(job, tunnels=self._tunnels.open(outlet) if outlet else 0)
+        tunnels = await self.way_out.open(outlet, self) if outlet else 0
+        try:
+            message = encode_run(job, tunnels=tunnels)
+        except LimitExceeded:
+            self.way_out.shut()
+            raise
         self.clean = False
         number, channel = self._open(capture, on_event)
         begin = time.monotonic()
@@ -223,7 +221,7 @@ class Sandbox:
             sent = True
             async with anyio.create_task_group() as tasks:
                 if job.stdin:
-                    tasks.start_soon(self._feed, number, channel, job.stdin)
+                    tasks.start_soon(channel.feed, number, job.stdin, self._send)
                 with anyio.move_on_at(anyio.current_time() + job.wall - (time.monotonic() - begin)):
                     await channel.attention.wait()
                 tasks.cancel_scope.cancel()
@@ -239,28 +237,9 @@ class Sandbox:
                     await self._stop(number, channel, gently=job.keep)
             raise
         finally:
-            self._tunnels.shut()
+            self.way_out.shut()
             del self._channels[number]
         return await self._conclude(channel, cause, begin)
-
-    def outlet(self, egress: Egress, access: EgressAccess) -> Outlet:
-        """The same one in every run: what it has used is counted for the sandbox's whole life."""
-        if access not in self._outlets:
-            self._outlets[access] = egress.outlet(access)
-        return self._outlets[access]
-
-    async def _trust(self, pem: bytes) -> None:
-        """Hand over certificates. Raises LimitExceeded if there is no room for them, SandboxLost."""
-        request = {"op": "trust", "pem": pem.decode("ascii")}
-        try:
-            report = await self.transfer(Transfer(request), PUT_SECONDS)
-            written = PutReport.model_validate(report or {})
-        except (SandboxLost, ValidationError):
-            self._lose("its runner did not take certificates")
-            raise SandboxLost("the sandbox was lost before the run", hint="nothing was run") from None
-        if not written.ok:
-            raise trust_error(written)
-        self._trusted = pem
 
     async def _conclude(self, channel: Channel, cause: HostCause | None, begin: float) -> Exit:
         wall = time.monotonic() - begin
@@ -281,6 +260,7 @@ class Sandbox:
             await self._end(number, channel, Type.INTERRUPT, INTERRUPT_GRACE)
         await self._end(number, channel, Type.CANCEL, KILL_GRACE)
         if channel.close is None and self.alive:
+            _log.error("a sandbox did not end a run in %g s and is destroyed", KILL_GRACE)
             await self.destroy()
 
     async def _end(self, number: int, channel: Channel, how: Type, seconds: float) -> None:
@@ -294,19 +274,6 @@ class Sandbox:
             while channel.close is None and self.alive:
                 await channel.attention.wait()
                 channel.attention = anyio.Event()
-
-    async def _feed(self, number: int, channel: Channel, data: bytes) -> None:
-        view = memoryview(data)
-        while view and channel.close is None and self.alive:
-            if channel.credit <= 0:
-                channel.more_credit = anyio.Event()
-                await channel.more_credit.wait()
-                continue
-            piece = view[: min(channel.credit, wire.MAX_FROM_RUNNER)]
-            channel.credit -= len(piece)
-            view = view[len(piece) :]
-            await self._send(wire.encode(Type.DATA, number, bytes(piece)))
-        await self._send(wire.encode(Type.END, number))
 
     async def put(self, file: InputFile) -> None:
         """Write a file below /workspace. Cancelling stops the write; a part of the file may stay.

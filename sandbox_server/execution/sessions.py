@@ -18,6 +18,8 @@ from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.execution.session import Session
 
 MOST_ENDED = 4096
+MOST_CLOSED = 4096
+"""Connections: a call that is late by more than that many others begins a session, which ends as it idles."""
 MOST_ENDED_EACH = 64
 """Of one principal: one that makes and closes sessions all day must not make us forget another's."""
 
@@ -36,6 +38,7 @@ class Sessions:
         self._by_id: dict[str, Session] = {}
         self._by_connection: dict[tuple[str, str, Profile], Session] = {}
         self._ended: OrderedDict[str, _Ended] = OrderedDict()
+        self._closed: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
         return sum(1 for session in self._by_id.values() if session.sandbox or session.opening)
@@ -70,7 +73,11 @@ class Sessions:
     # --- finding
 
     def of(self, principal: str, connection: str, profile: Profile) -> Session:
-        """The session of a connection for a profile; made, without a sandbox yet, if need be."""
+        """The session of a connection for a profile; made, without a sandbox yet, if need be.
+
+        Raises NotFound if the connection has ended: nobody would ever close what a late call began."""
+        if connection in self._closed:
+            raise NotFound("the connection of this call has ended", hint="nothing was run; connect again")
         # The principal, too: whoever gets hold of a connection must not get its owner's session.
         key = principal, connection, profile
         session = self._by_connection.get(key)
@@ -145,7 +152,10 @@ class Sessions:
         return sandbox
 
     def close(self, connection: str) -> list[Sandbox]:
-        """Forget a connection; returns the sandboxes to destroy."""
+        """Forget a connection, but for that it has ended; returns the sandboxes to destroy."""
+        self._closed[connection] = None
+        if len(self._closed) > MOST_CLOSED:
+            self._closed.popitem(last=False)
         own = [session for key, session in self._by_connection.items() if key[1] == connection]
         ended = [self.end(session, "its connection has ended; nothing of it is left") for session in own]
         return [sandbox for sandbox in ended if sandbox]

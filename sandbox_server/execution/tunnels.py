@@ -143,7 +143,7 @@ class Tunnels:
         """They are served in `tasks`, which ends with the sandbox."""
         self._tasks = tasks
 
-    def open(self, outlet: Outlet) -> int:
+    def begin(self, outlet: Outlet) -> int:
         """From now on, until `shut`, the runner may accept. Returns how many at once."""
         self._outlet, self._most = outlet, max(1, outlet.tunnels)
         return self._most

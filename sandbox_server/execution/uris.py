@@ -16,8 +16,8 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from pydantic import AfterValidator
 
-from sandbox_server.execution.capture import make_visible
 from sandbox_server.execution.models import StreamName
+from sandbox_server.text import on_one_line
 
 MAX_PATH = 1024
 _STREAMS: dict[str, StreamName] = {"stdout": "stdout", "stderr": "stderr"}
@@ -72,7 +72,7 @@ def plain(quoted: str) -> str:
 def shown(quoted: str) -> str:
     """For people and models; not to be taken for a path."""
     text = unquote_to_bytes(quoted).decode("utf-8", "replace")
-    return make_visible(text).replace("\n", "\\n").replace("\t", "\\t")
+    return on_one_line(text)
 
 
 def stream_uri(run: str, stream: StreamName) -> str:

@@ -16,10 +16,11 @@ from typing import Final, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from sandbox_server.text import on_one_line
+
 Level = Literal["debug", "info", "warning", "error", "critical"]
 
 _LONGEST: Final = 2000
-_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SECRET_KEY: Final = re.compile(
     r"(?i)(^|[_-])(authorization|password|passwd|secret|token|cookie|credential|api[_-]?key|dsn)s?($|[_-])"
 )
@@ -103,12 +104,4 @@ def visible(text: str, *, keep_lines: bool = False) -> str:
     """`text` with control characters as escapes and at most 2,000 characters long."""
     if len(text) > _LONGEST and not keep_lines:
         text = f"{text[:_LONGEST]}... ({len(text) - _LONGEST} characters more)"
-    return _CONTROL.sub(
-        lambda found: found[0] if keep_lines and found[0] == "\n" else _escape(found[0]), text
-    )
-
-
-def _escape(character: str) -> str:
-    return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(
-        character, f"\\x{ord(character):02x}" if ord(character) < 256 else f"\\u{ord(character):04x}"
-    )
+    return "\n".join(on_one_line(line) for line in text.split("\n")) if keep_lines else on_one_line(text)

@@ -82,7 +82,7 @@ def parse_cases(raw: bytes, *, source: str) -> tuple[Case, ...]:
     try:
         return _CASES.validate_python(document.data)
     except ValidationError as error:
-        raise refusal(source, [explained(e, document) for e in error.errors()]) from None
+        raise refusal(source, explained(error.errors(), document)) from None
 
 
 def _unread(error: OSError) -> Found:

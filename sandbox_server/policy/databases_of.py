@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from sandbox_server.guards.sql import safe_builtin
 from sandbox_server.guards.sql.models import Dialect, Operation, SqlRules
 from sandbox_server.policy.grants import DatabaseGrant, NamedQuery, Param
-from sandbox_server.policy.presets import functions
 from sandbox_server.policy.schema.databases import Database, Query
 from sandbox_server.policy.schema.file import Role
 
@@ -37,7 +37,8 @@ def _grant(name: str, place: str, database: Database, same: list[Database]) -> D
     possible = _READ if database.mode == "read" else _ALL
     schema = database.default_schema
     denied = {each.lower() for other in same for each in other.functions.deny}
-    granted = functions(database.functions.preset) | {each.lower() for each in database.functions.allow}
+    preset = safe_builtin(database.dialect) if database.functions.preset == "safe_builtin" else frozenset()
+    granted = preset | {each.lower() for each in database.functions.allow}
     rules = SqlRules(
         dialect=database.dialect,
         mode=database.mode,

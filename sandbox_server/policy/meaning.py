@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 
+from sandbox_server.guards.sql import never
 from sandbox_server.guards.urls import UrlRefused, parse_url
 from sandbox_server.policy.document import Path
 from sandbox_server.policy.limits import Problem, above_ceilings, language_problems
@@ -23,6 +24,7 @@ def problems_of(file: PolicyFile) -> Iterator[Problem]:
     yield from _rule_ids(file)
     yield from _egress(file)
     yield from _resources(file)
+    yield from _functions(file)
     yield from language_problems(file)
     yield from above_ceilings(file)
 
@@ -124,6 +126,15 @@ def _resources(file: PolicyFile) -> Iterator[Problem]:
             yield Problem((*at, "url"), str(error))
         for header in resource.api.inline():
             yield Problem((*at, "headers", header), "carries a credential: write secret://NAME instead")
+
+
+def _functions(file: PolicyFile) -> Iterator[Problem]:
+    for role, rules in file.roles.items():
+        for name, database in rules.databases.items():
+            for index, function in enumerate(database.functions.allow):
+                if never(function):
+                    at: Path = ("roles", role, "databases", name, "functions", "allow", index)
+                    yield Problem(at, "reaches beyond its arguments, so no policy can allow it")
 
 
 def secrets_of(file: PolicyFile) -> dict[str, str]:

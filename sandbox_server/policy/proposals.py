@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sandbox_server.execution.languages import LANGUAGES
+from sandbox_server.guards.sql import never
 from sandbox_server.policy.decision import Decision, Json, Request
 from sandbox_server.policy.effective import SANDBOX_TOOLS, Effective
-from sandbox_server.policy.lint.data import dangerous
 from sandbox_server.policy.schema.base import TOOLS
 
 Tree = dict[str, Any]
@@ -104,7 +104,7 @@ def _database(granted: Effective, decision: Decision) -> Tree | None:
     section, rule = place.get(decision.reason, ("", ""))
     if not grants or not found or not section or decision.rule != f"{grants[0].rule}.{rule}":
         return None
-    if section == "functions" and dangerous(found[1]):
+    if section == "functions" and never(found[1]):
         return None
     return _at(grants[0].rule, {section: {"allow": (found[1],)}})
 

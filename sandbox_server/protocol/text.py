@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from sandbox_server.execution.capture import make_visible
+from sandbox_server.text import make_visible
 
 _MOST = 10_000
 """Of one list or object; no model takes as many, so what lies behind is refused unread."""

@@ -49,11 +49,15 @@ async def test_what_a_killed_server_left_is_gone_once_it_is_started_again(deploy
     with anyio.fail_after(60):
         async with serving(deployment.command("serve"), deployment.environ) as peer:
             await peer.execute("x = 1")
+            await peer.send(
+                "tools/call", {"name": "code_execution", "arguments": {"code": "while 1: 0"}}, id=99
+            )
             old = await deployment.until_containers(2)
             peer.process.kill()
         assert deployment.containers() == old
         async with serving(deployment.command("serve"), deployment.environ) as peer:
-            await until(lambda: not deployment.containers() & old)
+            with anyio.fail_after(5):
+                await until(lambda: not deployment.containers() & old)
             result = await peer.execute("'alive'")
             assert result["structuredContent"]["result"] == "'alive'"
 

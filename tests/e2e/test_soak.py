@@ -28,14 +28,16 @@ from sandbox_server.execution.models import RunRequest, SessionLimits, SessionRe
 pytestmark = [pytest.mark.anyio, pytest.mark.soak]
 
 FULL = os.environ.get("SANDBOX_TEST_SOAK") == "full"
-RUNS, CYCLES = (10_000, 500) if FULL else (60, 15)
+RUNS, CYCLES, REUSED = (10_000, 500, 10_000) if FULL else (60, 15, 300)
 WARM_UP = 10
 MEMORY_GROWTH = 20 * MIB
 POOLED = {"descriptors": 8, "threads": 4}
 """Connections to the engine and worker threads are kept for a while: a leak is one more each time."""
 CALLER = Caller("soaked")
 PYTHON = LANGUAGES["python"]
-GRANTS = {"python": Grant(PYTHON, Profile("python"), widest=SandboxLimits(memory=512 * MIB, pids=128))}
+GRANTS = {
+    "python": Grant(PYTHON, Profile("python"), widest=SandboxLimits(memory=512 * MIB, pids=128), reuse=True)
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Held:
 
 @pytest.fixture
 async def manager(docker_engine: DockerEngine) -> AsyncIterator[Manager]:
-    async with Manager(docker_engine, GRANTS, Sizing(warm=2, sandboxes=6)) as manager:
+    sizing = Sizing(warm=2, sandboxes=6, reuse_uses=50, reuse_idle=0.0)
+    async with Manager(docker_engine, GRANTS, sizing) as manager:
         yield manager
 
 
@@ -68,6 +71,7 @@ async def settle(manager: Manager, instance: str) -> Held:
     """What is held once two sandboxes wait warm and nothing else goes on."""
     with anyio.fail_after(60):
         while True:
+            manager._expire()  # what was kept for another run has idled for long enough
             health = await manager.health()
             now = held(instance)
             if (health["sandboxes"], health["warm"], now.containers) == (2, 2, 2):
@@ -76,11 +80,10 @@ async def settle(manager: Manager, instance: str) -> Held:
             await anyio.sleep(0.05)
 
 
-async def run(manager: Manager, code: str, session: str | None = None) -> str:
+async def run(manager: Manager, code: str, session: str | None = None, *, reuse: bool = False) -> str:
+    request = RunRequest("python", code, reuse=reuse)
     with anyio.fail_after(30):
-        result = await manager.run(
-            RunRequest("python", code), caller=CALLER, on_event=lambda _: None, session=session
-        )
+        result = await manager.run(request, caller=CALLER, on_event=lambda _: None, session=session)
     assert result.outcome == "ok"
     return result.stdout.text
 
@@ -104,6 +107,9 @@ async def soak(manager: Manager, instance: str, times: int, what: str) -> None:
     async def once(number: int) -> None:
         if what == "runs":
             assert await run(manager, f"print({number})") == f"{number}\n"
+        elif what == "runs in used sandboxes":
+            code = f"open('{number}', 'w').write('x' * 10_000)" if number % 10 == 0 else "pass"
+            assert await run(manager, f"{code}\nprint({number})", reuse=True) == f"{number}\n"
         else:
             await cycle(manager, number)
 
@@ -125,6 +131,10 @@ async def soak(manager: Manager, instance: str, times: int, what: str) -> None:
 
 async def test_many_runs_leave_nothing(manager: Manager, instance: str) -> None:
     await soak(manager, instance, RUNS, "runs")
+
+
+async def test_many_runs_in_used_sandboxes_leave_nothing(manager: Manager, instance: str) -> None:
+    await soak(manager, instance, REUSED, "runs in used sandboxes")
 
 
 async def test_many_sessions_opened_and_closed_leave_nothing(manager: Manager, instance: str) -> None:

@@ -22,7 +22,7 @@ from sandbox_server.errors import (
 )
 from sandbox_server.execution.api import Caller
 from sandbox_server.execution.manager import Manager
-from sandbox_server.execution.models import InputFile, Output, Queued, RunEvent
+from sandbox_server.execution.models import InputFile, Output, Queued, RunEvent, RunResult
 from tests.execution.support import ignore, managed, nothing_left, request, run
 
 pytestmark = pytest.mark.anyio
@@ -341,3 +341,21 @@ async def test_a_call_cancelled_while_it_waits_leaves_nothing(manager: Manager, 
     await anyio.wait_all_tasks_blocked()
     health = await manager.health()
     assert health["sandboxes"] == health["warm"] == engine.live
+
+
+async def test_a_call_that_waits_for_a_place_is_told_so_and_what_it_waits_for_its_sandbox_too(
+    engine: FakeEngine,
+) -> None:
+    async with managed(engine, sandboxes=1) as manager:
+        results: list[RunResult] = []
+
+        async def call(code: str) -> None:
+            results.append(await run(manager, code, wall=0.05))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call, "wait")
+            tasks.start_soon(call, "out second")
+        first, second = (result.timings for result in results)
+        assert first.queue < 0.04 <= second.queue
+        assert second.acquire < 0.04
+        assert second.total >= second.queue + second.acquire + second.run

@@ -12,7 +12,7 @@ from sandbox_server.errors import Busy, NotFound, SandboxLost
 from sandbox_server.execution.grants import Sizing
 from sandbox_server.execution.manager import Manager
 from sandbox_server.execution.sessions import Sessions
-from tests.execution.support import NODE, PYTHON, SIZING, managed, opened, run, start
+from tests.execution.support import NODE, PYTHON, SIZING, managed, nothing_left, opened, run, start
 
 pytestmark = pytest.mark.anyio
 
@@ -161,3 +161,14 @@ def test_one_connection_has_one_session_per_profile() -> None:
     assert sessions.of("p", "c", PYTHON) is sessions.of("p", "c", PYTHON)
     assert sessions.of("p", "c", PYTHON) is not sessions.of("p", "c", NODE)
     assert sessions.of("p", "c", PYTHON) is not sessions.of("p", "d", PYTHON)
+
+
+async def test_a_call_that_comes_after_its_connection_has_ended_is_refused(engine: FakeEngine) -> None:
+    async with managed(engine) as manager:
+        await run(manager, "set x 1", on="c")
+        await manager.close_connection("c")
+        for on in ("c", "c"):
+            with pytest.raises(NotFound, match="connection of this call has ended"):
+                await run(manager, "get x", on=on)
+        assert await nothing_left(manager, engine)
+        assert manager.sessions.registry.held == 0

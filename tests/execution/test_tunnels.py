@@ -98,7 +98,7 @@ async def test_bytes_go_both_ways_with_credit(monkeypatch: pytest.MonkeyPatch) -
         assert place.outlet.ended == 1
         assert place.told(Type.CANCEL) == [b""]
         await place.say(wire.encode_json(Type.CLOSE, FIRST, {}))
-        assert len(place.sandbox._tunnels) == 0
+        assert len(place.sandbox.way_out) == 0
         assert place.sandbox.alive
 
 

@@ -88,10 +88,6 @@ def test_roles_with_rules_to_no_effect(role: str, expected: tuple[str, int]) -> 
         ("relations: {allow: ['*.*']}", "too-broad"),
         ("relations: {allow: [sales.orders], deny: ['sales.*']}", "shadowed-rule"),
         ("relations: {allow: [sales.orders], deny: ['hr.*']}", "needless-deny"),
-        (
-            "relations: {allow: [sales.orders]}, functions: {preset: safe_builtin, allow: [pg_read_file]}",
-            "dangerous-function",
-        ),
         ("relations: {allow: [sales.orders]}, functions: {allow: [sum], deny: [sum]}", "dead-rule"),
         ("mode: read", "dead-rule"),
     ],

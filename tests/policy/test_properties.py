@@ -221,9 +221,9 @@ ANYTHING: st.SearchStrategy[Json] = st.recursive(
     max_leaves=8,
 )  # fmt: skip
 KEYS = st.sampled_from(
-    ["url", "method", "data", "operation", "path", "to", "language", "timeout", "packages", "query", "database",
-     "uri",
-     "host", "port", "profile", "scheme", "name", "content", "content_base64", "offset", "recursive", "memory"]
+    ["url", "method", "data", "operation", "path", "to", "language", "timeout", "packages", "query",
+     "database", "uri", "host", "port", "profile", "scheme", "name", "content", "content_base64", "offset",
+     "recursive", "memory"]
 )  # fmt: skip
 WEIRD = st.builds(
     Request,

@@ -31,7 +31,7 @@ _SYSTEM_COLUMNS = {
 
 
 class Access:
-    """What one statement may see. `columns` are those that exist, by relation; without an entry a name is judged
+    """What one statement may see. `columns` are those that exist, by relation; without any a name is judged
     by the globs alone, and `*` is possible only where no rule could touch it."""
 
     def __init__(self, rules: SqlRules, columns: Mapping[str, tuple[str, ...]] | None) -> None:

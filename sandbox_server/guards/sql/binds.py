@@ -14,9 +14,9 @@ def placed(sql: str, dialect: Dialect, style: Style) -> tuple[str, tuple[str, ..
     """`Verdict.sql` with its parameters in `style`, and the names whose values it takes, in order.
 
     A colon or a percent sign that is no parameter stays what it is, escaped where the style needs that:
-    `named` is `:a` as it was; `qmark` (SQLite) has a `?` for each use; `format` (MariaDB) has a `%s` for each use
-    and doubles every other `%`, so it must be run with parameters, if only `()`; `numeric_dollar` (asyncpg) has `$1`
-    for each name; `text` is for SQLAlchemy's `text()`, where every other colon is escaped.
+    `named` is `:a` as it was; `qmark` (SQLite) has a `?` for each use; `format` (MariaDB) has a `%s` for each
+    use and doubles every other `%`, so it must be run with parameters, if only `()`; `numeric_dollar`
+    (asyncpg) has `$1` for each name; `text` is for SQLAlchemy's `text()`, where every other colon is escaped.
     """
     out: list[str] = []
     uses: list[str] = []

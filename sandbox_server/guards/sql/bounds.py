@@ -1,7 +1,7 @@
 """Functions whose result is as large as an argument says: that argument must be a small number, written out.
 
-The engine's own limits (time, memory, result size) hold for everything else; this refuses the plain bombs before
-they reach it.
+The engine's own limits (time, memory, result size) hold for everything else; this refuses the plain bombs
+before they reach it.
 """
 
 from __future__ import annotations

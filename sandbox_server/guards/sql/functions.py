@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from sandbox_server.guards.sql.builtins import SAFE_BUILTIN, TABLE_FUNCTIONS
 from sandbox_server.guards.sql.models import Dialect, SqlRules
 from sandbox_server.guards.sql.refusal import Refused
+from sandbox_server.guards.sql.words import words
 
 PRESET = "safe_builtin"
 
@@ -15,19 +16,22 @@ PRESET = "safe_builtin"
 # a policy that names one of them is mistaken, so no policy can allow them.
 _NEVER = re.compile(
     r"""
-    (?: pg_.* | lo_.* | dblink.* | .*_to_xml(?:_and_xmlschema|schema)? | ts_stat | ts_rewrite | ts_debug | ts_parse | crosstab\d* |
-        connectby | xpath_table | set_config | current_setting | nextval | currval | setval | lastval |
-        txid_.* | inet_(?:client|server)_.* | version | to_reg[a-z]+ | has_\w+_privilege | row_security_active |
-        current_(?:user|role|database|schemas?|catalog|query) | session_user | system_user | postgres_fdw_.* |
-        file_fdw_.* | xmlparse | binary_upgrade_.* | brin_.* | gin_clean_.* | amvalidate |
-        load_file | load_extension | sleep | benchmark | get_lock | release_lock | release_all_locks |
-        is_(?:free|used)_lock | master_.*_wait | wait_for_.* | extractvalue | updatexml | sys_(?:exec|eval|get|set)\w* |
-        user | database | schema | connection_id | last_insert_id | row_count | found_rows | uuid_short |
-        lib_mysqludf_.* | name_const | des_(?:en|de)crypt | kill | shutdown |
-        readfile | writefile | edit | fsdir | lsmode | sqlite_.* | fts3_tokenizer | fts5 | zipfile.* | pragma_.* | sqlar_.* |
-        zeroblob | randomblob | changes | total_changes | last_insert_rowid | eval | shell_\w+ | xp_.* | sp_.* |
-        openrowset | openquery | opendatasource | read_(?:csv|text|blob|parquet|json|ndjson)\w* | getenv | exec | execute_immediate | query_to_.* | database_to_.* |
-        schema_to_.* | table_to_.* | cursor_to_.* )
+    (?:
+        pg_.* | lo_.* | dblink.* | .*_to_xml(?:_and_xmlschema|schema)? | ts_stat | ts_rewrite | ts_debug |
+        ts_parse | crosstab\d* | connectby | xpath_table | set_config | current_setting | nextval |
+        currval | setval | lastval | txid_.* | inet_(?:client|server)_.* | version | to_reg[a-z]+ |
+        has_\w+_privilege | row_security_active | current_(?:user|role|database|schemas?|catalog|query) |
+        session_user | system_user | postgres_fdw_.* | file_fdw_.* | xmlparse | binary_upgrade_.* |
+        brin_.* | gin_clean_.* | amvalidate | load_file | load_extension | sleep | benchmark | get_lock |
+        release_lock | release_all_locks | is_(?:free|used)_lock | master_.*_wait | wait_for_.* |
+        extractvalue | updatexml | sys_(?:exec|eval|get|set)\w* | user | database | schema | connection_id |
+        last_insert_id | row_count | found_rows | uuid_short | lib_mysqludf_.* | name_const |
+        des_(?:en|de)crypt | kill | shutdown | readfile | writefile | edit | fsdir | lsmode | sqlite_.* |
+        fts3_tokenizer | fts5 | zipfile.* | pragma_.* | sqlar_.* | zeroblob | randomblob | changes |
+        total_changes | last_insert_rowid | eval | shell_\w+ | xp_.* | sp_.* | openrowset | openquery |
+        opendatasource | read_(?:csv|text|blob|parquet|json|ndjson)\w* | getenv | exec | execute_immediate |
+        query_to_.* | database_to_.* | schema_to_.* | table_to_.* | cursor_to_.*
+    )
     """,
     re.VERBOSE,
 )  # fmt: skip
@@ -45,17 +49,10 @@ def safe_builtin(dialect: Dialect) -> frozenset[str]:
 
 
 # Functions that make something of any row, beside those of the preset.
-_OF_ROWS = frozenset(
-    [
-        "hash_record",
-        "hash_record_extended",
-        "record_out",
-        "record_send",
-        "hstore",
-        "populate_record",
-        "anytextcat",
-        "textanycat",
-    ]
+_OF_ROWS = words(
+    """
+    hash_record hash_record_extended record_out record_send hstore populate_record anytextcat textanycat
+    """
 )
 
 

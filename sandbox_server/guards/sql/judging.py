@@ -1,4 +1,4 @@
-"""The way of a statement: bounds, parse, shape, names, text, and the same again for the text that will run."""
+"""The way of a statement: bounds, parse, shape, names, text. Then the same for the text that will run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class _Reading:
 def judge(sql: str, rules: SqlRules, *, operation: Operation, columns: Columns | None = None) -> Verdict:
     """What becomes of `sql`. Pure, bounded, never raises; only `Verdict.sql` may run.
 
-    `columns` are those that exist of each relation, keyed `schema.relation` and spelled as the database spells them.
+    `columns` are all relations that exist, keyed `schema.relation`, and their columns, spelled as the
+    database spells them. Without it, rules that withhold columns cost `*`, and in PostgreSQL `row.name` may
+    call a function of the user's own that takes such a row.
     """
     try:
         return _judge(sql, rules, operation, columns)
@@ -120,7 +122,7 @@ def _read(sql: str, rules: SqlRules, operation: Operation, access: Access, funct
         _qualify(table, relation, rules.dialect)
     text = write(root, rules.dialect)
     called = check_text(text, root, rules.dialect, functions)
-    return _Reading(text, tuple(resolver.relations), tuple(sorted(resolver.columns)), called)
+    return _Reading(text, tuple(resolver.relations), tuple(sorted(resolver.columns.read)), called)
 
 
 def _parse(sql: str, rules: SqlRules, operation: Operation) -> exp.Expr:
@@ -190,5 +192,6 @@ def _parse_message(error: SqlglotError) -> str:
     details = getattr(error, "errors", None)
     if details:
         first = details[0]
-        return f"not readable as SQL at line {first.get('line')}, column {first.get('col')}: {first.get('description')}"
+        place = f"line {first.get('line')}, column {first.get('col')}"
+        return f"not readable as SQL at {place}: {first.get('description')}"
     return "not readable as SQL"

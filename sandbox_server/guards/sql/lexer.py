@@ -32,6 +32,7 @@ _WORD = r"(?P<word>[A-Za-z_][A-Za-z0-9_]*)"
 _NUMBER = r"(?P<number>0[xX][0-9a-fA-F]+|(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
 _PARAM = r"(?P<cast>::)|:(?P<param>[A-Za-z_][A-Za-z0-9_]*)"
 _OP = r"(?P<op>[-+*/<>=~!@%^&|?#(),.;\[\]:])"
+_OP_SQLITE = r"(?P<op>[-+*/<>=~!@%^&|?#(),.;:])"  # brackets are quotes there
 _PLAIN = r"(?P<string>'(?:[^']|'')*')"
 _ESCAPED = r"(?P<string>'(?:[^'\\]|''|\\.)*'|\"(?:[^\"\\]|\"\"|\\.)*\")"
 _DOUBLE = r"\"(?:[^\"]|\"\")*\""
@@ -48,7 +49,7 @@ _PATTERNS: dict[Dialect, re.Pattern[str]] = {
         re.DOTALL,
     ),
     "sqlite": re.compile(
-        rf"{_SKIP}|{_PLAIN}|(?P<quoted>{_DOUBLE}|{_TICKED}|\[[^\]]*\])|{_NUMBER}|{_WORD}|{_PARAM}|{_OP}",
+        rf"{_SKIP}|{_PLAIN}|(?P<quoted>{_DOUBLE}|{_TICKED}|\[[^\]]*\])|{_NUMBER}|{_WORD}|{_PARAM}|{_OP_SQLITE}",
         re.DOTALL,
     ),
 }

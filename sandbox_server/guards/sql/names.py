@@ -11,120 +11,28 @@ from sqlglot import exp
 
 from sandbox_server.guards.sql.models import Dialect
 from sandbox_server.guards.sql.refusal import Refused
+from sandbox_server.guards.sql.words import words
 
 _LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 # What the grammar of one of the engines would read as something other than a name.
-_RESERVED = frozenset(
-    [
-        "all",
-        "analyse",
-        "analyze",
-        "and",
-        "any",
-        "as",
-        "asc",
-        "between",
-        "both",
-        "by",
-        "call",
-        "case",
-        "cast",
-        "check",
-        "collate",
-        "copy",
-        "create",
-        "cross",
-        "delete",
-        "desc",
-        "describe",
-        "distinct",
-        "do",
-        "drop",
-        "else",
-        "except",
-        "execute",
-        "exists",
-        "explain",
-        "fetch",
-        "for",
-        "foreign",
-        "from",
-        "grant",
-        "group",
-        "having",
-        "in",
-        "inner",
-        "insert",
-        "intersect",
-        "into",
-        "is",
-        "join",
-        "lateral",
-        "leading",
-        "left",
-        "like",
-        "limit",
-        "load",
-        "lock",
-        "natural",
-        "not",
-        "null",
-        "offset",
-        "on",
-        "or",
-        "order",
-        "outer",
-        "partition",
-        "pragma",
-        "prepare",
-        "primary",
-        "procedure",
-        "references",
-        "replace",
-        "returning",
-        "revoke",
-        "right",
-        "select",
-        "set",
-        "show",
-        "some",
-        "table",
-        "then",
-        "to",
-        "trailing",
-        "union",
-        "unique",
-        "update",
-        "using",
-        "values",
-        "when",
-        "where",
-        "window",
-        "with",
-        "handler",
-        "kill",
-        "attach",
-        "detach",
-        "vacuum",
-    ]
+_RESERVED = words(
+    """
+    all analyse analyze and any as asc between both by call case cast check collate copy create cross
+    delete desc describe distinct do drop else except execute exists explain fetch for foreign from
+    grant group having in inner insert intersect into is join lateral leading left like limit load lock
+    natural not null offset on or order outer partition pragma prepare primary procedure references
+    replace returning revoke right select set show some table then to trailing union unique update using
+    values when where window with handler kill attach detach vacuum
+    """
 )
 # Bare, they are calls: PostgreSQL's (and some of MariaDB's) functions without parentheses.
-_CALLS = frozenset(
-    [
-        "current_catalog",
-        "current_role",
-        "current_schema",
-        "current_user",
-        "session_user",
-        "system_user",
-        "user",
-        "sysdate",
-        "utc_date",
-        "utc_time",
-        "utc_timestamp",
-    ]
+_CALLS = words(
+    """
+    current_catalog current_role current_schema current_user session_user system_user user sysdate
+    utc_date utc_time utc_timestamp
+    """
 )
 _SYSTEM_SCHEMAS: dict[Dialect, frozenset[str]] = {
     "postgres": frozenset({"information_schema"}),
@@ -132,27 +40,11 @@ _SYSTEM_SCHEMAS: dict[Dialect, frozenset[str]] = {
     "sqlite": frozenset(),
 }
 # Virtual tables that exist without being created, beside pragma_*.
-_SQLITE_SYSTEM = frozenset(
-    [
-        "dbstat",
-        "bytecode",
-        "tables_used",
-        "completion",
-        "fsdir",
-        "zipfile",
-        "csv",
-        "carray",
-        "memstat",
-        "stmt",
-        "json_each",
-        "json_tree",
-        "jsonb_each",
-        "jsonb_tree",
-        "generate_series",
-        "wholenumber",
-        "prefixes",
-        "explain",
-    ]
+_SQLITE_SYSTEM = words(
+    """
+    dbstat bytecode tables_used completion fsdir zipfile csv carray memstat stmt json_each json_tree
+    jsonb_each jsonb_tree generate_series wholenumber prefixes explain
+    """
 )
 
 
@@ -162,7 +54,7 @@ def ascii_lower(text: str) -> str:
 
 
 def fold(text: str) -> str:
-    """The coarsest equality: what any engine might take for the same name. Good for denying, never for allowing."""
+    """The coarsest equality: what any engine might take for one name. For denying, never for allowing."""
     if text.isascii():
         return text.lower()
     plain = unicodedata.normalize("NFKD", text).casefold()
@@ -237,7 +129,7 @@ def covers(glob: str, relation: str) -> bool:
 
 
 def could_touch(glob: str, relation: str) -> bool:
-    """Whether a column of `relation`, without a dot in its name, might match; may say yes where no is true."""
+    """Whether a column (without a dot in its name) might match; may say yes where no is true."""
     glob, relation = fold(glob), fold(relation)
     last = glob.rfind(".")
     if last >= 0 and fnmatchcase(relation, glob[:last]):

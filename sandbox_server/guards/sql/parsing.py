@@ -1,13 +1,13 @@
 """The parser, told to leave functions as they are written.
 
-By default it knows hundreds of functions and writes them in its own way: `median(x)` as PERCENTILE_CONT, `REGEXP` as
-REGEXP_LIKE, which MariaDB lacks. What is not translated keeps its meaning, and its name is what the rules speak of.
-Only calls with a grammar of their own (CAST, EXTRACT, TRIM, ...) are understood.
+By default it knows hundreds of functions and writes them in its own way: `median(x)` as PERCENTILE_CONT,
+`REGEXP` as REGEXP_LIKE, which MariaDB lacks. What is not translated keeps its meaning, and its name is what
+the rules speak of. Only calls with a grammar of their own (CAST, EXTRACT, TRIM, ...) are understood.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlglot import exp
 from sqlglot.dialects.dialect import Dialect as Grammar
@@ -15,7 +15,7 @@ from sqlglot.parser import Parser
 from sqlglot.parsers.mysql import MySQLParser
 from sqlglot.parsers.postgres import PostgresParser
 from sqlglot.parsers.sqlite import SQLiteParser
-from sqlglot.tokens import TokenType
+from sqlglot.tokenizer_core import TokenType
 
 from sandbox_server.guards.sql.models import Dialect
 
@@ -34,35 +34,48 @@ def _extract_scalar(self: Any, this: exp.Expr, path: exp.Expr) -> exp.Expr:
 
 _ARROWS = {TokenType.ARROW: _extract, TokenType.DARROW: _extract_scalar}
 _NAMED_ARGUMENTS = _only(Parser.LAMBDAS, TokenType.FARROW)
+_BY_MYSQL: dict[Any, Any] = {**MySQLParser.COLUMN_OPERATORS, **_ARROWS}
+_BY_POSTGRES: dict[Any, Any] = {**PostgresParser.JSON_OPERATORS, **_ARROWS}
+_BY_SQLITE: dict[Any, Any] = {**SQLiteParser.CONCAT_OPERATORS, **_ARROWS}
 _BARE = ("ANY", "CASE")
 
 
 class _Postgres(PostgresParser):
-    FUNCTIONS: dict[str, Any] = {}  # noqa: RUF012  (the parser's own way of saying it)
+    FUNCTIONS: ClassVar[dict[str, Any]] = {}
     FUNCTION_PARSERS = _only(
         PostgresParser.FUNCTION_PARSERS, "CAST", "EXTRACT", "TRIM", "SUBSTRING", "POSITION", "OVERLAY"
     )
     NO_PAREN_FUNCTION_PARSERS = _only(PostgresParser.NO_PAREN_FUNCTION_PARSERS, *_BARE)
     LAMBDAS = _NAMED_ARGUMENTS
-    JSON_OPERATORS = {**PostgresParser.JSON_OPERATORS, **_ARROWS}
+    JSON_OPERATORS = _BY_POSTGRES
 
 
 class _Mysql(MySQLParser):
-    FUNCTIONS: dict[str, Any] = {}  # noqa: RUF012
+    FUNCTIONS: ClassVar[dict[str, Any]] = {}
     FUNCTION_PARSERS = _only(
-        MySQLParser.FUNCTION_PARSERS, "CAST", "CONVERT", "EXTRACT", "TRIM", "POSITION", "GROUP_CONCAT", "MATCH"
+        MySQLParser.FUNCTION_PARSERS,
+        "CAST",
+        "CONVERT",
+        "EXTRACT",
+        "TRIM",
+        "POSITION",
+        "GROUP_CONCAT",
+        "MATCH",
     )
     NO_PAREN_FUNCTION_PARSERS = _only(MySQLParser.NO_PAREN_FUNCTION_PARSERS, *_BARE)
-    LAMBDAS: dict[Any, Any] = {}  # noqa: RUF012
-    COLUMN_OPERATORS = {**MySQLParser.COLUMN_OPERATORS, **_ARROWS}
+    LAMBDAS: ClassVar[dict[Any, Any]] = {}
+    ADD_JOIN_ON_TRUE = True  # a bare JOIN is fine there, but not a comma before another JOIN's ON
+    COLUMN_OPERATORS = _BY_MYSQL
 
 
 class _Sqlite(SQLiteParser):
-    FUNCTIONS: dict[str, Any] = {}  # noqa: RUF012
+    FUNCTIONS: ClassVar[dict[str, Any]] = {}
     FUNCTION_PARSERS = _only(SQLiteParser.FUNCTION_PARSERS, "CAST")
+    # Else a comma becomes CROSS JOIN, which tells SQLite's planner to keep that order.
+    JOINS_HAVE_EQUAL_PRECEDENCE = False
     NO_PAREN_FUNCTION_PARSERS = _only(SQLiteParser.NO_PAREN_FUNCTION_PARSERS, *_BARE)
-    LAMBDAS: dict[Any, Any] = {}  # noqa: RUF012
-    CONCAT_OPERATORS = {**SQLiteParser.CONCAT_OPERATORS, **_ARROWS}
+    LAMBDAS: ClassVar[dict[Any, Any]] = {}
+    CONCAT_OPERATORS = _BY_SQLITE
 
 
 _PARSERS: dict[Dialect, type[Parser]] = {"postgres": _Postgres, "mysql": _Mysql, "sqlite": _Sqlite}

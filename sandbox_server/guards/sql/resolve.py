@@ -1,7 +1,7 @@
 """Finds what every name of a statement means, and judges it.
 
-Our own scopes, walked by identity: a table that the walk did not come across, or a column, is a refusal, so a place
-where the parser hides one is no way around. A name is a CTE everywhere or a relation everywhere.
+Our own scopes, walked by identity: a table that the walk did not come across, or a column, is a refusal, so a
+place where the parser hides one is no way around. A name is a CTE everywhere or a relation everywhere.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from sqlglot import exp
 
 from sandbox_server.guards.sql.access import Access
+from sandbox_server.guards.sql.columns import Columns
 from sandbox_server.guards.sql.functions import Functions
-from sandbox_server.guards.sql.names import check_bare_column, column_key, fold
+from sandbox_server.guards.sql.names import column_key, fold
 from sandbox_server.guards.sql.refusal import Refused
 from sandbox_server.guards.sql.scopes import Scope, Source, outputs, renamed
 
@@ -26,11 +27,10 @@ class Resolver:
         self.functions = functions
         self.dialect = access.dialect
         self.relations: dict[str, None] = {}
-        self.columns: dict[str, None] = {}
+        self.columns = Columns(access, functions)
         self.real: list[tuple[exp.Table, str]] = []
         """Tables and the relations that they are, for qualifying them in the text."""
-        self._seen: set[int] = set()
-        self._stars: list[tuple[exp.Expr, list[exp.Expr]]] = []
+        self._seen = self.columns.seen
         self._cte_names = {fold(cte.alias) for cte in root.find_all(exp.CTE)}
 
     def finish(self, root: exp.Expr) -> None:
@@ -38,12 +38,7 @@ class Resolver:
         for node in root.find_all(exp.Table, exp.Column):
             if id(node) not in self._seen:
                 raise Refused("sql.forbidden_node", f"{node.name} stands where no name is expected")
-        for star, columns in self._stars:
-            parent = star.parent
-            if parent is not None:
-                position = star.index or 0
-                items = list(parent.expressions)
-                parent.set("expressions", items[:position] + columns + items[position + 1 :])
+        self.columns.replace_stars()
 
     # -- queries ---------------------------------------------------------------------------------
 
@@ -90,7 +85,7 @@ class Resolver:
         self.joins(node, scope, ctes)
         names = outputs(node, scope, self.access)
         for item in node.expressions:
-            if not self._star(item, scope):
+            if not self.columns.star(item, scope):
                 self.visit(item, scope, ctes)
         self._rest(node, scope, ctes, _APART | {"expressions"})
         return names
@@ -119,7 +114,7 @@ class Resolver:
             identifier = name.this if isinstance(name, exp.Column) else name
             if not isinstance(identifier, exp.Identifier):
                 raise Refused("sql.forbidden_node", "USING takes names of columns")
-            self._unqualified(column_key(identifier, self.dialect), scope)
+            self.columns.unqualified(column_key(identifier, self.dialect), scope)
         for source in scope.sources:
             if not using and source.relation and self.access.restricted(source.relation):
                 raise Refused(
@@ -232,7 +227,7 @@ class Resolver:
                 case exp.Query() | exp.Values():
                     self.query(at, ctes, scope)
                 case exp.Column():
-                    self.column(at, scope)
+                    self.columns.judge(at, scope)
                 case exp.Table() | exp.Lateral() | exp.DML() | exp.Insert():
                     raise Refused("sql.forbidden_node", f"{type(at).__name__} is not allowed here")
                 case exp.Dot():
@@ -251,117 +246,6 @@ class Resolver:
             )
         self.functions.check(f"{node.this.name.lower()}.{_called(node.expression)}")
 
-    def column(self, node: exp.Column, scope: Scope) -> None:
-        self._seen.add(id(node))
-        check_bare_column(node)
-        if isinstance(node.this, exp.Star):
-            for source in self._qualifier(node, scope):
-                if source.relation and self.access.restricted(source.relation):
-                    raise self._whole_row(source)
-            return
-        name = column_key(node.this, self.dialect)
-        if node.args.get("table") is None:
-            self._unqualified(name, scope)
-            return
-        for source in self._qualifier(node, scope):
-            self._qualified(name, source)
-
-    def _qualifier(self, node: exp.Column, scope: Scope) -> list[Source]:
-        sources = scope.named(column_key(node.args["table"], self.dialect))
-        if (schema := node.args.get("db")) is not None:
-            wanted = column_key(schema, self.dialect)
-            sources = [
-                one for one in sources if (one.relation or "").partition(".")[0].lower() == wanted.lower()
-            ]
-        if not sources:
-            raise Refused("sql.column", f"{node.table} is no table or alias of this query")
-        return sources
-
-    def _qualified(self, name: str, source: Source) -> None:
-        relation = source.relation
-        if relation is not None:
-            exists = self.access.has(relation, name)
-            if exists is False or (exists is None and self._may_be_call(name, relation)):
-                raise self.access.no_column(relation, name)
-            self._read(relation, name)
-        elif self.dialect == "postgres" and source.columns is not None and name not in source.columns:
-            if not self.functions.allows(name):
-                raise Refused("sql.column", f"{source.name} has no column {name}")
-
-    def _may_be_call(self, name: str, relation: str) -> bool:
-        """PostgreSQL takes `t.row_to_json` for `row_to_json(t)` if t has no such column."""
-        if self.dialect != "postgres":
-            return False
-        return not self.functions.safe_as_column(name, restricted=self.access.restricted(relation))
-
-    def _unqualified(self, name: str, scope: Scope) -> None:
-        """Denied where it is denied in any relation that it could belong to."""
-        for source in scope.all():
-            if source.relation is None:
-                continue
-            if name == source.name and self.access.restricted(source.relation):
-                raise self._whole_row(source)
-            exists = self.access.has(source.relation, name)
-            if exists is not False:
-                self._read(source.relation, name)
-
-    def _read(self, relation: str, name: str) -> None:
-        self.access.check(relation, name)
-        self.columns[f"{relation}.{name}"] = None
-
-    def _whole_row(self, source: Source) -> Refused:
-        return Refused(
-            "sql.column",
-            f"whole rows of {source.relation} are not allowed",
-            hint="name the columns",
-            rule="columns",
-        )
-
-    # -- stars -----------------------------------------------------------------------------------
-
-    def _star(self, item: exp.Expr, scope: Scope) -> bool:
-        """`*` and `t.*` of a select list: as they are, or the columns that may be seen."""
-        if isinstance(item, exp.Star):
-            sources = scope.sources
-        elif isinstance(item, exp.Column) and isinstance(item.this, exp.Star):
-            self._seen.add(id(item))
-            sources = self._qualifier(item, scope)
-        else:
-            return False
-        self.expand(item, sources, merged=scope.merged)
-        return True
-
-    def expand(self, item: exp.Expr, sources: list[Source], *, merged: bool = False) -> None:
-        if not any(source.relation and self.access.restricted(source.relation) for source in sources):
-            for source in sources:
-                if source.relation:
-                    self.columns[f"{source.relation}.*"] = None
-            return
-        columns = [column for source in sources for column in self._columns_of(source)]
-        if merged:
-            raise Refused("sql.column", "* over JOIN ... USING is not allowed here", hint="name the columns")
-        if not columns:
-            raise Refused("sql.column", "no column of these relations is allowed", rule="columns")
-        self._stars.append((item, columns))
-
-    def _columns_of(self, source: Source) -> list[exp.Expr]:
-        if not source.name:
-            raise Refused("sql.column", "* is not allowed here", hint="give the subquery an alias")
-        qualifier = _spelled(source)
-        if source.relation is None or not self.access.restricted(source.relation):
-            return [exp.Column(this=exp.Star(), table=qualifier)]
-        known = self.access.columns(source.relation)
-        if known is None:
-            raise Refused(
-                "sql.column",
-                f"* is not allowed: columns of {source.relation} are withheld",
-                hint="name the columns",
-                rule="columns",
-            )
-        for name in known:
-            self.columns[f"{source.relation}.{self.access.stored(name)}"] = None
-        return [exp.column(exp.to_identifier(name, quoted=True), table=qualifier.copy()) for name in known]
-
 
 def _numbered(values: exp.Values) -> frozenset[str]:
     """What the engines call the columns of VALUES."""
@@ -371,17 +255,6 @@ def _numbered(values: exp.Values) -> frozenset[str]:
 
 def _counts(call: exp.Expr | None) -> bool:
     return isinstance(call, exp.Anonymous) and str(call.this).lower() == "count"
-
-
-def _spelled(source: Source) -> exp.Identifier:
-    """What the source is called, spelled as it was: MariaDB's aliases are case-sensitive on Linux."""
-    node = source.node
-    alias = node.args.get("alias") if node is not None else None
-    for named in (alias, node):
-        name = named.this if named is not None else None
-        if isinstance(name, exp.Identifier):
-            return name.copy()
-    return exp.to_identifier(source.name, quoted=True)
 
 
 def _called(call: exp.Expr) -> str:

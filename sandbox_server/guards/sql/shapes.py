@@ -1,5 +1,6 @@
-"""Which nodes a syntax tree may consist of, and which parts each may have. Anything else is a refusal: what a new
-version of the parser adds is refused until it stands here.
+"""Which nodes a syntax tree may consist of, and which parts each may have.
+
+Anything else is a refusal: what a new version of the parser adds is refused until it stands here.
 """
 
 from __future__ import annotations
@@ -13,185 +14,139 @@ from sqlglot.expressions import DType
 from sandbox_server.guards.sql.models import Dialect
 from sandbox_server.guards.sql.names import check_identifier
 from sandbox_server.guards.sql.refusal import Refused
+from sandbox_server.guards.sql.words import words
 
+_BINARY = words("this expression")
+_QUERY = words("with_ order limit offset")
 
-def _parts(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_BINARY = _parts("this expression")
-_QUERY = _parts("with_ order limit offset")
+_OPERATORS = words(
+    """
+    And Or Xor EQ NEQ GT GTE LT LTE NullSafeEQ NullSafeNEQ Add Sub Mul IntDiv Mod SimilarTo Escape
+    RegexpLike RegexpILike Glob BitwiseAnd BitwiseOr BitwiseXor BitwiseLeftShift BitwiseRightShift
+    ArrayContainsAll ArrayContainedBy ArrayOverlaps Overlaps Adjacent JSONBContains JSONBContainsTopKey
+    JSONBContainsAnyTopKeys JSONBContainsAllTopKeys JSONBDeleteAtPath JSONBPathExists JSONBExtract
+    JSONBExtractScalar ExtendsLeft ExtendsRight Distance
+    """
+)
 
 _STRUCTURE: dict[str, frozenset[str]] = {
-    "Select": _QUERY | _parts("expressions from_ joins laterals where group having windows distinct"),
-    "Union": _QUERY | _parts("this expression distinct"),
-    "Intersect": _QUERY | _parts("this expression distinct"),
-    "Except": _QUERY | _parts("this expression distinct"),
-    "Subquery": _QUERY | _parts("this alias joins"),
-    "Values": _parts("expressions alias order limit offset"),
-    "With": _parts("expressions recursive"),
-    "CTE": _parts("this alias materialized"),
-    "From": _parts("this"),
-    "Join": _parts("this on using side kind method"),
-    "Lateral": _parts("this alias ordinality"),
-    "Table": _parts("this db catalog alias joins ordinality"),
-    "TableAlias": _parts("this columns"),
-    "ColumnDef": _parts("this kind"),
-    "Where": _parts("this"),
-    "Having": _parts("this"),
-    "Group": _parts("expressions grouping_sets cube rollup"),
-    "Rollup": _parts("expressions"),
-    "Cube": _parts("expressions"),
-    "GroupingSets": _parts("expressions"),
-    "Order": _parts("this expressions"),
-    "Ordered": _parts("this desc nulls_first"),
-    "Limit": _parts("expression offset"),
-    "Offset": _parts("expression"),
-    "Fetch": _parts("direction count limit_options"),
-    "LimitOptions": _parts("percent rows with_ties"),
-    "Distinct": _parts("expressions on"),
-    "Window": _parts("this partition_by order spec alias over"),
-    "WindowSpec": _parts("kind start start_side end end_side exclude"),
+    "Select": _QUERY | words("expressions from_ joins laterals where group having windows distinct"),
+    "Union": _QUERY | words("this expression distinct"),
+    "Intersect": _QUERY | words("this expression distinct"),
+    "Except": _QUERY | words("this expression distinct"),
+    "Subquery": _QUERY | words("this alias joins"),
+    "Values": words("expressions alias order limit offset"),
+    "With": words("expressions recursive"),
+    "CTE": words("this alias materialized"),
+    "From": words("this"),
+    "Join": words("this on using side kind method"),
+    "Lateral": words("this alias ordinality"),
+    "Table": words("this db catalog alias joins ordinality"),
+    "TableAlias": words("this columns"),
+    "ColumnDef": words("this kind"),
+    "Where": words("this"),
+    "Having": words("this"),
+    "Group": words("expressions grouping_sets cube rollup"),
+    "Rollup": words("expressions"),
+    "Cube": words("expressions"),
+    "GroupingSets": words("expressions"),
+    "Order": words("this expressions"),
+    "Ordered": words("this desc nulls_first"),
+    "Limit": words("expression offset"),
+    "Offset": words("expression"),
+    "Fetch": words("direction count limit_options"),
+    "LimitOptions": words("percent rows with_ties"),
+    "Distinct": words("expressions on"),
+    "Window": words("this partition_by order spec alias over"),
+    "WindowSpec": words("kind start start_side end end_side exclude"),
     "Filter": _BINARY,
     "WithinGroup": _BINARY,
-    "IgnoreNulls": _parts("this"),
-    "RespectNulls": _parts("this"),
-    "Alias": _parts("this alias"),
-    "Column": _parts("this table db"),
-    "Identifier": _parts("this quoted"),
+    "IgnoreNulls": words("this"),
+    "RespectNulls": words("this"),
+    "Alias": words("this alias"),
+    "Column": words("this table db"),
+    "Identifier": words("this quoted"),
     "Star": frozenset(),
-    "Paren": _parts("this"),
-    "Tuple": _parts("expressions"),
+    "Paren": words("this"),
+    "Tuple": words("expressions"),
     "Dot": _BINARY,
-    "Bracket": _parts("this expressions offset"),
+    "Bracket": words("this expressions offset"),
     "Slice": _BINARY,
-    "Literal": _parts("this is_string"),
-    "RawString": _parts("this"),
-    "HexString": _parts("this is_integer"),
-    "BitString": _parts("this"),
-    "Boolean": _parts("this"),
+    "Literal": words("this is_string"),
+    "RawString": words("this"),
+    "HexString": words("this is_integer"),
+    "BitString": words("this"),
+    "Boolean": words("this"),
     "Null": frozenset(),
-    "Placeholder": _parts("this"),
-    "Var": _parts("this"),
-    "Interval": _parts("this unit"),
+    "Placeholder": words("this"),
+    "Var": words("this"),
+    "Interval": words("this unit"),
     "IntervalSpan": _BINARY,
-    "DataType": _parts("this expressions nested kind"),
-    "ObjectIdentifier": _parts("this"),  # refused with its name
-    "DataTypeParam": _parts("this"),
-    "In": _parts("this expressions query"),
-    "Between": _parts("this low high symmetric"),
-    "Any": _parts("this"),
-    "All": _parts("this"),
-    "Exists": _parts("this"),
-    "Case": _parts("this ifs default"),
-    "If": _parts("this true false"),
-    "Cast": _parts("this to"),
-    "AtTimeZone": _parts("this zone"),
+    "DataType": words("this expressions nested kind"),
+    "ObjectIdentifier": words("this"),  # refused with its name
+    "DataTypeParam": words("this"),
+    "In": words("this expressions query"),
+    "Between": words("this low high symmetric"),
+    "Any": words("this"),
+    "All": words("this"),
+    "Exists": words("this"),
+    "Case": words("this ifs default"),
+    "If": words("this true false"),
+    "Cast": words("this to"),
+    "AtTimeZone": words("this zone"),
     "Collate": _BINARY,
-} | dict.fromkeys(["And", "Or", "Xor", "EQ", "NEQ", "GT", "GTE", "LT", "LTE", "NullSafeEQ", "NullSafeNEQ", "Add", "Sub", "Mul", "IntDiv", "Mod", "SimilarTo", "Escape", "RegexpLike", "RegexpILike", "Glob", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseLeftShift", "BitwiseRightShift", "ArrayContainsAll", "ArrayContainedBy", "ArrayOverlaps", "Overlaps", "Adjacent", "JSONBContains", "JSONBContainsTopKey", "JSONBContainsAnyTopKeys", "JSONBContainsAllTopKeys", "JSONBDeleteAtPath", "JSONBPathExists", "JSONBExtract", "JSONBExtractScalar", "ExtendsLeft", "ExtendsRight", "Distance"], _BINARY) | {name: _BINARY | _parts("negate") for name in ("Like", "ILike", "Is")} | {
-    "Not": _parts("this"),
-    "Neg": _parts("this"),
-    "BitwiseNot": _parts("this"),
-    "Div": _BINARY | _parts("typed safe"),
+    "Like": _BINARY | words("negate"),
+    "ILike": _BINARY | words("negate"),
+    "Is": _BINARY | words("negate"),
+    "Not": words("this"),
+    "Neg": words("this"),
+    "BitwiseNot": words("this"),
+    "Div": _BINARY | words("typed safe"),
     "Pow": _BINARY,
-    "DPipe": _BINARY | _parts("safe"),
+    "DPipe": _BINARY | words("safe"),
     "JSONExtract": _BINARY,
     "JSONExtractScalar": _BINARY,
-    "MatchAgainst": _parts("this expressions modifier"),
-}  # fmt: skip
+    "MatchAgainst": words("this expressions modifier"),
+} | dict.fromkeys(_OPERATORS, _BINARY)  # fmt: skip
 
 _WRITES: dict[str, frozenset[str]] = {
-    "Insert": _parts("with_ this expression conflict returning default"),
-    "Update": _parts("with_ this expressions from_ where returning order limit"),
-    "Delete": _parts("with_ this using where returning order limit"),
-    "Schema": _parts("this expressions"),
-    "OnConflict": _parts("action conflict_keys"),
-    "Returning": _parts("expressions"),
+    "Insert": words("with_ this expression conflict returning default"),
+    "Update": words("with_ this expressions from_ where returning order limit"),
+    "Delete": words("with_ this using where returning order limit"),
+    "Schema": words("this expressions"),
+    "OnConflict": words("action conflict_keys"),
+    "Returning": words("expressions"),
 }
 
-# Calls with a grammar of their own, and functions without parentheses. All others are `Anonymous` (see `parsing`).
-# What they are called is judged in the text.
+# Calls with a grammar of their own, and functions without parentheses. All others are `Anonymous` (see
+# `parsing`); what they are called is judged in the text.
 _CALLS: dict[str, frozenset[str]] = {
-    "Anonymous": _parts("this expressions"),
-    "Array": _parts("expressions bracket_notation value_constructor"),
-    "Unnest": _parts("expressions alias offset"),
+    "Anonymous": words("this expressions"),
+    "Array": words("expressions bracket_notation value_constructor"),
+    "Unnest": words("expressions alias offset"),
     "Extract": _BINARY,
-    "Trim": _parts("this expression position"),
-    "Substring": _parts("this start length"),
-    "StrPosition": _parts("this substr"),
-    "Overlay": _parts("this expression from_ for_"),
-    "GroupConcat": _parts("this separator"),
-    "Concat": _parts("expressions safe coalesce"),
+    "Trim": words("this expression position"),
+    "Substring": words("this start length"),
+    "StrPosition": words("this substr"),
+    "Overlay": words("this expression from_ for_"),
+    "GroupConcat": words("this separator"),
+    "Concat": words("expressions safe coalesce"),
     "CurrentDate": frozenset(),
-    "CurrentTime": _parts("this"),
-    "CurrentTimestamp": _parts("this"),
-    "Localtime": _parts("this"),
-    "Localtimestamp": _parts("this"),
+    "CurrentTime": words("this"),
+    "CurrentTimestamp": words("this"),
+    "Localtime": words("this"),
+    "Localtimestamp": words("this"),
     "Kwarg": _BINARY,
 }
 
-_TYPES = frozenset(
-    name
-    for name in [
-        "BOOLEAN",
-        "TINYINT",
-        "SMALLINT",
-        "MEDIUMINT",
-        "INT",
-        "BIGINT",
-        "UTINYINT",
-        "USMALLINT",
-        "UMEDIUMINT",
-        "UINT",
-        "UBIGINT",
-        "DECIMAL",
-        "UDECIMAL",
-        "BIGDECIMAL",
-        "FLOAT",
-        "DOUBLE",
-        "UDOUBLE",
-        "REAL",
-        "CHAR",
-        "NCHAR",
-        "VARCHAR",
-        "NVARCHAR",
-        "TEXT",
-        "TINYTEXT",
-        "MEDIUMTEXT",
-        "LONGTEXT",
-        "BLOB",
-        "TINYBLOB",
-        "MEDIUMBLOB",
-        "LONGBLOB",
-        "BINARY",
-        "VARBINARY",
-        "BIT",
-        "DATE",
-        "DATE32",
-        "TIME",
-        "TIMETZ",
-        "TIMESTAMP",
-        "TIMESTAMPTZ",
-        "TIMESTAMPLTZ",
-        "TIMESTAMPNTZ",
-        "DATETIME",
-        "DATETIME2",
-        "YEAR",
-        "INTERVAL",
-        "JSON",
-        "JSONB",
-        "UUID",
-        "ARRAY",
-        "INET",
-        "BPCHAR",
-        "VARBIT",
-        "INT4RANGE",
-        "INT8RANGE",
-        "NUMRANGE",
-        "TSRANGE",
-        "TSTZRANGE",
-        "DATERANGE",
-    ]
+_TYPES = words(
+    """
+    BOOLEAN TINYINT SMALLINT MEDIUMINT INT BIGINT UTINYINT USMALLINT UMEDIUMINT UINT UBIGINT DECIMAL
+    UDECIMAL BIGDECIMAL FLOAT DOUBLE UDOUBLE REAL CHAR NCHAR VARCHAR NVARCHAR TEXT TINYTEXT MEDIUMTEXT
+    LONGTEXT BLOB TINYBLOB MEDIUMBLOB LONGBLOB BINARY VARBINARY BIT DATE DATE32 TIME TIMETZ TIMESTAMP
+    TIMESTAMPTZ TIMESTAMPLTZ TIMESTAMPNTZ DATETIME DATETIME2 YEAR INTERVAL JSON JSONB UUID ARRAY INET
+    BPCHAR VARBIT INT4RANGE INT8RANGE NUMRANGE TSRANGE TSTZRANGE DATERANGE
+    """
 )
 
 # Every other text in a tree is written as it is, so it must be words.

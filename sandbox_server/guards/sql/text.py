@@ -20,6 +20,7 @@ from sandbox_server.guards.sql.functions import Functions
 from sandbox_server.guards.sql.lexer import Lexeme, lex
 from sandbox_server.guards.sql.models import Dialect
 from sandbox_server.guards.sql.refusal import Refused
+from sandbox_server.guards.sql.words import words
 
 
 def _doubled(text: str) -> str:
@@ -60,25 +61,30 @@ def _substring(self: Any, node: exp.Expr) -> str:
     return str(self.func("SUBSTRING", *parts))
 
 
+_BY_POSTGRES: dict[Any, Any] = {**PostgresGenerator.TRANSFORMS, **_OURS}
+_BY_SQLITE: dict[Any, Any] = {**SQLiteGenerator.TRANSFORMS, **_OURS}
+_BY_MYSQL: dict[Any, Any] = {
+    **MySQLGenerator.TRANSFORMS,
+    exp.Placeholder: _OURS[exp.Placeholder],
+    exp.Literal: _mysql_literal,
+    exp.RawString: _mysql_literal,
+    exp.RegexpLike: _between("REGEXP"),
+    # MariaDB has no arrows.
+    exp.JSONExtract: _call("JSON_EXTRACT"),
+    exp.JSONExtractScalar: lambda self, node: f"JSON_UNQUOTE({_call('JSON_EXTRACT')(self, node)})",
+}
+
+
 class _Postgres(PostgresGenerator):
-    TRANSFORMS = {**PostgresGenerator.TRANSFORMS, **_OURS}
+    TRANSFORMS = _BY_POSTGRES
 
 
 class _Sqlite(SQLiteGenerator):
-    TRANSFORMS = {**SQLiteGenerator.TRANSFORMS, **_OURS}
+    TRANSFORMS = _BY_SQLITE
 
 
 class _Mysql(MySQLGenerator):
-    TRANSFORMS = {
-        **MySQLGenerator.TRANSFORMS,
-        exp.Placeholder: _OURS[exp.Placeholder],
-        exp.Literal: _mysql_literal,
-        exp.RawString: _mysql_literal,
-        exp.RegexpLike: _between("REGEXP"),
-        # MariaDB has no arrows.
-        exp.JSONExtract: _call("JSON_EXTRACT"),
-        exp.JSONExtractScalar: lambda self, node: f"JSON_UNQUOTE({_call('JSON_EXTRACT')(self, node)})",
-    }
+    TRANSFORMS = _BY_MYSQL
 
 
 _GENERATORS: dict[Dialect, type[Generator]] = {"postgres": _Postgres, "mysql": _Mysql, "sqlite": _Sqlite}
@@ -96,113 +102,28 @@ def write(root: exp.Expr, dialect: Dialect) -> str:
 
 
 # Words that may stand before a parenthesis without being a function's name.
-_SYNTAX = frozenset(
-    [
-        "in",
-        "exists",
-        "any",
-        "some",
-        "all",
-        "and",
-        "or",
-        "xor",
-        "not",
-        "as",
-        "on",
-        "using",
-        "values",
-        "over",
-        "filter",
-        "where",
-        "having",
-        "select",
-        "from",
-        "join",
-        "by",
-        "when",
-        "then",
-        "else",
-        "case",
-        "with",
-        "union",
-        "intersect",
-        "except",
-        "distinct",
-        "lateral",
-        "rollup",
-        "cube",
-        "sets",
-        "group",
-        "limit",
-        "offset",
-        "returning",
-        "set",
-        "between",
-        "like",
-        "ilike",
-        "glob",
-        "is",
-        "recursive",
-        "materialized",
-        "within",
-        "of",
-        "similar",
-        "to",
-        "escape",
-        "conflict",
-        "return",
-        "default",
-        "rlike",
-        "regexp",
-        "add",
-        "row",
-        "at",
-        "check",
-        "end",
-        "into",
-        "cast",
-        "collate",
-    ]
+_SYNTAX = words(
+    """
+    in exists any some all and or xor not as on using values over filter where having select from join
+    by when then else case with union intersect except distinct lateral rollup cube sets group limit
+    offset returning set between like ilike glob is recursive materialized within of similar to escape
+    conflict return default rlike regexp add row at check end into cast collate
+    """
 )
-_TYPES = frozenset(
-    [
-        "decimal",
-        "numeric",
-        "varchar",
-        "char",
-        "character",
-        "nchar",
-        "nvarchar",
-        "timestamp",
-        "timestamptz",
-        "time",
-        "timetz",
-        "bit",
-        "float",
-        "double",
-        "binary",
-        "varbinary",
-        "int",
-        "integer",
-        "bigint",
-        "smallint",
-        "tinyint",
-        "datetime",
-        "interval",
-        "text",
-        "blob",
-        "signed",
-        "unsigned",
-        "year",
-    ]
+_TYPES = words(
+    """
+    decimal numeric varchar char character nchar nvarchar timestamp timestamptz time timetz bit float
+    double binary varbinary int integer bigint smallint tinyint datetime interval text blob signed
+    unsigned year
+    """
 )
 
 
 def check_text(sql: str, root: exp.Expr, dialect: Dialect, functions: Functions) -> tuple[str, ...]:
     """Raises unless every function that the text calls is allowed; the functions it calls.
 
-    Independent of how the parser names them: a name before a parenthesis is a call, unless it is an alias with
-    columns or the target of INSERT, of which there must be as many as the tree has.
+    Independent of how the parser names them: a name before a parenthesis is a call, unless it is an alias
+    with columns or the target of INSERT, of which there must be as many as the tree has.
     """
     lexemes = lex(sql, dialect)
     calls: Counter[str] = Counter()

@@ -100,7 +100,7 @@ def _written(name: exp.Expr, target: Source, resolver: Resolver) -> None:
     if resolver.access.has(relation, column) is False:
         raise resolver.access.no_column(relation, column)
     resolver.access.check(relation, column)
-    resolver.columns[f"{relation}.{column}"] = None
+    resolver.columns.read[f"{relation}.{column}"] = None
 
 
 def _narrow(root: exp.Expr, rules: SqlRules, resolver: Resolver, scope: Scope, ctes: Ctes) -> None:
@@ -118,7 +118,7 @@ def _narrow(root: exp.Expr, rules: SqlRules, resolver: Resolver, scope: Scope, c
 
 
 def _selects(condition: exp.Expr) -> bool:
-    """Whether it depends on a column; the plain ways to say "all" don't. The cap on affected rows is the real bound."""
+    """Whether it depends on a column; the plain ways to say "all" don't. Affected rows are capped, too."""
     match condition:
         case exp.Paren():
             return _selects(condition.this)
@@ -136,6 +136,6 @@ def _returning(node: exp.Expr, rules: SqlRules, resolver: Resolver, scope: Scope
         raise Refused("sql.returning", "RETURNING is not allowed here", rule="returning")
     for item in node.expressions:
         if isinstance(item, exp.Star):
-            resolver.expand(item, scope.sources)
+            resolver.columns.expand(item, scope.sources)
         else:
             resolver.visit(item, scope, ctes)

@@ -17,13 +17,6 @@ from sandbox_server.policy.schema.files import FileAllow, FileDeny, Files
 _FLOOR = ("proc", "sys", "dev", "etc", "run", "usr", "root", "var", "boot")
 """Of the sandbox; what stands there is not the caller's, and the floor refuses most of it."""
 _MOST_COMPARED = 200
-_DANGEROUS = (
-    "pg_read_*", "pg_ls_*", "pg_stat_file", "pg_sleep*", "pg_terminate_backend", "pg_cancel_backend",
-    "pg_reload_conf", "pg_rotate_logfile", "lo_*", "dblink*", "set_config", "setval", "nextval",
-    "query_to_xml*", "table_to_xml*", "database_to_xml*", "schema_to_xml*", "cursor_to_xml*", "pg_notify",
-    "pg_advisory_*", "pg_logical_*", "load_extension", "load_file", "sleep", "benchmark", "sys_exec",
-    "sys_eval", "get_lock", "readfile", "writefile", "edit", "fts3_tokenizer", "xp_cmdshell",
-)  # fmt: skip
 
 
 def check(file: PolicyFile) -> Iterator[Finding]:
@@ -128,14 +121,6 @@ def _database(path: Path, database: Database) -> Iterator[Finding]:
 
 def _functions(path: Path, database: Database) -> Iterator[Finding]:
     for index, function in enumerate(database.functions.allow):
-        if dangerous(function):
-            yield Finding(
-                "dangerous-function",
-                "error",
-                (*path, "allow", index),
-                f"{function} reaches beyond the query: files, servers, settings, other people's time",
-                "remove it; if it is needed, wrap it in one of your own with fixed arguments",
-            )
         if function in database.functions.deny:
             yield Finding(
                 "dead-rule", "warning", (*path, "allow", index), f"{function} is denied as well", "deny wins"
@@ -159,9 +144,3 @@ def _names(path: Path, allows: Sequence[str], denies: Sequence[str]) -> Iterator
     )
     if len(allows) * len(denies) <= _MOST_COMPARED**2:
         yield from (_needless((*path, "deny", i)) for i, deny in enumerate(denies) if not meets(deny))
-
-
-def dangerous(function: str) -> bool:
-    """Whether a function of this name, in some database, does more than compute."""
-    plain = function.lower().rpartition(".")[2]
-    return any(names_cover(glob, plain) for glob in _DANGEROUS)

@@ -19,10 +19,17 @@ CANARY = "CANARY-5f3a"
 ROWS = 200
 
 _TABLES = [
-    "CREATE TABLE orders (id INTEGER PRIMARY KEY, user_id INTEGER, total {number}, day {date}, note {text}, data {json})",
+    "CREATE TABLE orders (id INTEGER PRIMARY KEY, user_id INTEGER, total {number}, day {date}, note {text}, "
+    "data {json})",
     "CREATE TABLE users (id INTEGER PRIMARY KEY, name {text}, password {text})",
     "CREATE TABLE secret (id INTEGER PRIMARY KEY, canary {text})",
-    "INSERT INTO users VALUES (1, 'ada', '" + CANARY + "'), (2, 'bob', '" + CANARY + "'), (3, 'a_b', '" + CANARY + "')",
+    "INSERT INTO users VALUES (1, 'ada', '"
+    + CANARY
+    + "'), (2, 'bob', '"
+    + CANARY
+    + "'), (3, 'a_b', '"
+    + CANARY
+    + "')",
     "INSERT INTO secret VALUES (1, '" + CANARY + "'), (2, '" + CANARY + "')",
     """INSERT INTO orders VALUES
       (1, 1, 10.5, '2024-01-01', 'a,b', '{{"a": {{"b": 1}}, "b": "x", "c": [1, 2], "l": [{{"a": 1}}]}}'),
@@ -108,7 +115,9 @@ def sqlite_engine(path: Path) -> Iterator[Sqlite]:
         for text in statements("sqlite"):
             connection.execute(text)
         connection.commit()
-        connection.execute("SELECT * FROM json_each('1'), json_tree('1')").fetchall()  # their first use registers them
+        connection.execute(
+            "SELECT * FROM json_each('1'), json_tree('1')"
+        ).fetchall()  # their first use registers them
         engine = Sqlite(connection)
         connection.set_progress_handler(engine.stop, 10_000)
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000_000)
@@ -140,7 +149,11 @@ class Postgres:
     def state(self) -> object:
         tables = self._run(self._connection.fetch("SELECT relname FROM pg_class ORDER BY oid"))
         locks = self._run(self._connection.fetch("SELECT * FROM pg_locks WHERE locktype = 'advisory'"))
-        return tables, locks, [self.run(f"SELECT * FROM {name} ORDER BY id") for name in ("orders", "users", "secret")]
+        return (
+            tables,
+            locks,
+            [self.run(f"SELECT * FROM {name} ORDER BY id") for name in ("orders", "users", "secret")],
+        )
 
 
 @contextmanager
@@ -148,7 +161,11 @@ def postgres_engine(server: Server) -> Iterator[Postgres]:
     with asyncio.Runner() as runner:
         connection: Any = runner.run(
             asyncpg.connect(
-                host=server.host, port=server.port, user=server.user, password=server.password, database=server.database
+                host=server.host,
+                port=server.port,
+                user=server.user,
+                password=server.password,
+                database=server.database,
             )
         )
         try:
@@ -178,7 +195,9 @@ class Mysql:
 
     def state(self) -> object:
         tables = self.run("SHOW TABLES")
-        return tables, [self.run(f"SELECT * FROM {name} ORDER BY id") for name in ("orders", "users", "secret")]
+        return tables, [
+            self.run(f"SELECT * FROM {name} ORDER BY id") for name in ("orders", "users", "secret")
+        ]
 
 
 @contextmanager

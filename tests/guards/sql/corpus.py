@@ -4,6 +4,8 @@ The lists of attacks follow the published bypasses of other SQL guards: statemen
 comments, CTEs that shadow tables, SQL inside strings, functions that reach files, settings and other sessions.
 """
 
+# ruff: noqa: E501  (a statement a line)
+
 from __future__ import annotations
 
 EVERYWHERE = """
@@ -534,7 +536,7 @@ select id from orders; -- the end
 select rank() over w, dense_rank() over w, first_value(id) over w from orders window w as (partition by user_id order by total)
 select a.id from orders a cross join users b
 select id from orders where user_id = (select max(id) from users)
-select concat(note, 'x') from orders
+select replace(note, 'a', 'b'), trim(note) from orders
 """.strip().splitlines()
 
 QUERIES = {
@@ -644,6 +646,4 @@ select 'x' '%s' '%' ':a'
 
 def attacks(dialect: str) -> list[str]:
     # The corpus keeps one statement a line, so control characters are written as escapes.
-    return [
-        text.replace("\\x00", "\x00") for text in ATTACKS[dialect] if text not in _FINE.get(dialect, ())
-    ]
+    return [text.replace("\\x00", "\x00") for text in ATTACKS[dialect] if text not in _FINE.get(dialect, ())]

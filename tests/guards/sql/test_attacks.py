@@ -67,7 +67,10 @@ def test_a_relation_that_does_not_exist_reads_like_one_that_is_withheld() -> Non
 
 
 def test_a_column_that_does_not_exist_reads_like_one_that_is_withheld() -> None:
-    withheld, absent = ask("postgres", "select u.password from users u"), ask("postgres", "select u.nosuch from users u")
+    withheld, absent = (
+        ask("postgres", "select u.password from users u"),
+        ask("postgres", "select u.nosuch from users u"),
+    )
     assert withheld.message.replace("password", "X") == absent.message.replace("nosuch", "X")
     assert "password" not in withheld.hint + absent.hint
     assert "name" in absent.hint
@@ -88,7 +91,16 @@ def test_the_deciding_rule_is_named() -> None:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_no_policy_can_allow_what_is_never_allowed(dialect: Dialect) -> None:
-    names = ["pg_read_file", "load_file", "load_extension", "sleep", "query_to_xml", "set_config", "pg_sleep", "dblink"]
+    names = [
+        "pg_read_file",
+        "load_file",
+        "load_extension",
+        "sleep",
+        "query_to_xml",
+        "set_config",
+        "pg_sleep",
+        "dblink",
+    ]
     rules = rules_of(dialect, functions=frozenset({*names, "safe_builtin"}))
     for name in names:
         assert judge(f"select {name}('x')", rules, operation="select").rule == "functions.never"
@@ -106,9 +118,11 @@ def test_a_policy_can_allow_a_function_of_its_own(dialect: Dialect) -> None:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_catalogue_can_be_allowed_by_its_full_name_only(dialect: Dialect) -> None:
-    name = {"postgres": "pg_catalog.pg_class", "mysql": "information_schema.tables", "sqlite": "main.sqlite_master"}[
-        dialect
-    ]
+    name = {
+        "postgres": "pg_catalog.pg_class",
+        "mysql": "information_schema.tables",
+        "sqlite": "main.sqlite_master",
+    }[dialect]
     assert not ask(dialect, f"select * from {name}", relations_allow=("*",)).allowed
     assert ask(dialect, f"select * from {name}", relations_allow=(name,)).allowed
 

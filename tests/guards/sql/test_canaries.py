@@ -1,5 +1,7 @@
 """The parser layer alone: what it allows is run by somebody who may do everything, and no canary sings."""
 
+# ruff: noqa: E501  (a statement a line)
+
 from __future__ import annotations
 
 import random
@@ -26,7 +28,7 @@ U&"secret" E'\\'' $$ @@version @a ? :a 1 null true current_user user version() s
 information_schema.tables pragma_table_info('secret') in not exists any all array case when then else end cast row over
 (partition by filter (where within group where and or = < ~ like escape collate is between interval '1' day ts_stat('select canary from secret')
 query_to_xml('select * from secret',true,true,'') 'secret'::regclass ::text .pg_read_file .row_to_json json_each(
-""".split()
+"""
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def mutations(dialect: Dialect, file: Path, seed: int, many: int) -> list[str]:
     """Valid queries and attacks, cut up and put together again."""
     dice = random.Random(seed)
     material = [*QUERIES[dialect] * 6, *attacks(dialect)]
-    splices = [piece.replace("{file}", str(file)) for piece in _SPLICES]
+    splices = [piece.replace("{file}", str(file)) for piece in _SPLICES.split()]
     made = []
     for _ in range(many):
         tokens = _TOKENS.findall(dice.choice(material))
@@ -65,7 +67,9 @@ def mutations(dialect: Dialect, file: Path, seed: int, many: int) -> list[str]:
                 case 4:
                     names = [index for index, token in enumerate(tokens) if token.isidentifier()]
                     if names:
-                        tokens[dice.choice(names)] = dice.choice(("secret", "password", "users", "u", "canary", "orders"))
+                        tokens[dice.choice(names)] = dice.choice(
+                            ("secret", "password", "users", "u", "canary", "orders")
+                        )
         made.append(" ".join(tokens))
     return made
 
@@ -85,7 +89,9 @@ def test_the_canaries_sing_when_they_are_touched(engine: Engine, canary_file: Pa
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_nothing_that_the_guard_allows_touches_a_canary(engine: Engine, canary_file: Path, known: bool) -> None:
+def test_nothing_that_the_guard_allows_touches_a_canary(
+    engine: Engine, canary_file: Path, known: bool
+) -> None:
     before = engine.state()
     allowed = ran = 0
     for sql in [*attacks(engine.dialect), *mutations(engine.dialect, canary_file, 20 + known, MUTATIONS)]:
@@ -94,10 +100,11 @@ def test_nothing_that_the_guard_allows_touches_a_canary(engine: Engine, canary_f
             continue
         allowed += 1
         try:
-            assert CANARY not in str(engine.run(verdict.sql)), (sql, verdict.sql)
+            seen = str(engine.run(verdict.sql))
             ran += 1
-        except Failed as failure:
-            assert CANARY not in str(failure), (sql, verdict.sql)
+        except Failed as failure:  # its words are seen, too
+            seen = str(failure)
+        assert CANARY not in seen, (sql, verdict.sql)
         assert not engine.touched, (sql, verdict.sql, engine.touched)
     assert engine.state() == before
     assert canary_file.read_text() == CANARY

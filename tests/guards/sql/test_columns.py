@@ -78,7 +78,7 @@ def test_a_column_of_that_name_elsewhere_can_be_read(dialect: Dialect) -> None:
 
 
 def test_an_attribute_that_would_be_a_call_needs_to_be_a_column() -> None:
-    """PostgreSQL takes `f.pg_read_file` for `pg_read_file(f)`: it read files past guards that look for calls."""
+    """PostgreSQL takes `f.pg_read_file` for `pg_read_file(f)`: a call that looks like none."""
     for sql in (
         "select f.pg_read_file from unnest(array['/etc/passwd']) f",
         "select f.pg_ls_dir from unnest(array['/']) as f",

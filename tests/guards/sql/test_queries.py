@@ -38,11 +38,32 @@ def test_what_runs_is_judged_the_same_and_does_not_change_again(dialect: Any) ->
     for sql in QUERIES[dialect]:
         verdict = ask(dialect, sql)
         again = ask(dialect, verdict.sql)
-        assert (again.sql, again.relations, again.functions) == (verdict.sql, verdict.relations, verdict.functions)
+        assert (again.sql, again.relations, again.functions) == (
+            verdict.sql,
+            verdict.relations,
+            verdict.functions,
+        )
 
 
 def test_a_string_reaches_the_engine_as_it_was_written(engine: Engine) -> None:
-    for text in ("it''s", "a:b", ":id", "::int", "50%", "%s", "?", "$1", "-- x", "/* x */", "a;b", '"', "`", "[x]", "\u00e9\u4e16\U0001f600", "a\nb\tc"):
+    for text in (
+        "it''s",
+        "a:b",
+        ":id",
+        "::int",
+        "50%",
+        "%s",
+        "?",
+        "$1",
+        "-- x",
+        "/* x */",
+        "a;b",
+        '"',
+        "`",
+        "[x]",
+        "\u00e9\u4e16\U0001f600",
+        "a\nb\tc",
+    ):
         verdict = ask(engine.dialect, f"select '{text}'")
         assert engine.run(verdict.sql) == [(text.replace("''", "'"),)]
 
@@ -59,7 +80,9 @@ def test_backslashes_are_those_of_the_engine(engine: Engine) -> None:
 def test_star_leaves_out_what_is_withheld(engine: Engine) -> None:
     for sql in ("select * from users", "select u.* from users u", "select * from (select * from users) x"):
         assert engine.run(ask(engine.dialect, sql).sql)[0] == (1, "ada")
-    both = engine.run(ask(engine.dialect, "select * from users u join orders o on o.user_id = u.id where o.id = 1").sql)
+    both = engine.run(
+        ask(engine.dialect, "select * from users u join orders o on o.user_id = u.id where o.id = 1").sql
+    )
     assert both[0][:3] == (1, "ada", 1)
     assert not engine.touched
 

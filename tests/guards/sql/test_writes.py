@@ -1,5 +1,7 @@
 """INSERT, UPDATE and DELETE under rules of their own."""
 
+# ruff: noqa: E501  (a statement a line)
+
 from __future__ import annotations
 
 import pytest
@@ -14,7 +16,10 @@ GOOD: list[tuple[Operation, str]] = [
     ("insert", "insert into orders (id) with x as (select 30 as id) select id from x"),
     ("insert", "insert into users (id, name) values (10, 'x')"),
     ("update", "update orders set total = total + 1, note = 'x' where id = 1"),
-    ("update", "update orders set note = (select name from users where users.id = orders.user_id) where id = 2"),
+    (
+        "update",
+        "update orders set note = (select name from users where users.id = orders.user_id) where id = 2",
+    ),
     ("delete", "delete from orders where id in (select id from users where name = 'ada')"),
 ]
 BAD: list[tuple[Operation, str, str]] = [
@@ -120,9 +125,15 @@ def test_ways_around_are_refused(dialect: Dialect, operation: Operation, sql: st
 @pytest.mark.parametrize(
     ("operation", "sql"),
     [
-        ("update", "update orders o set total = u.id from users u where u.id = o.user_id returning o.id, o.total"),
+        (
+            "update",
+            "update orders o set total = u.id from users u where u.id = o.user_id returning o.id, o.total",
+        ),
         ("update", "update orders set (total, note) = (1, 'x') where id = 1"),
-        ("delete", "delete from orders o using users u where u.id = o.user_id and u.name = 'bob' returning o.id"),
+        (
+            "delete",
+            "delete from orders o using users u where u.id = o.user_id and u.name = 'bob' returning o.id",
+        ),
         ("insert", "insert into orders (id) values (1) on conflict (id) do nothing returning id"),
         ("insert", "insert into orders default values"),
     ],
