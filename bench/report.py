@@ -16,7 +16,7 @@ Unit = Literal["ms", "MiB", "/s", "MB/s", "x", "count"]
 
 FOOT = (
     "Ratios are within this run: what is compared was measured in turns, because machines differ and are "
-    "noisy. Of databases, the guard alone is measured."
+    "noisy."
 )
 
 

@@ -41,8 +41,8 @@ class Server:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
     """PostgreSQL; the superuser `postgres` and the database `postgres`."""
-    with _place("postgres") as (place, user):
-        yield from _postgres(place, user)
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +50,13 @@ def mariadb() -> Iterator[Server]:
     """MariaDB; the user `root` with all privileges and the database `app`."""
     with _place("mysql") as (place, user):
         yield from _mariadb(place, user)
+
+
+@contextmanager
+def postgres_server() -> Iterator[Server]:
+    """For who is no test: the benchmark."""
+    with _place("postgres") as (place, user):
+        yield from _postgres(place, user)
 
 
 def _postgres(place: Path, user: str | None) -> Iterator[Server]:

@@ -201,6 +201,17 @@ async def test_sqlite_counts_and_aggregates_what_the_rules_show(sqlite_place: Pl
     assert answer.rows == (("Ada", 30.5, 1),)
 
 
+async def test_sqlite_gives_a_functions_table_only_where_the_function_is_allowed(
+    sqlite_place: Place, opened: Open
+) -> None:
+    rules = sqlite_place.rules(functions=frozenset({"json_each"}))
+    shop = opened(sqlite_place, sqlite_place.settings(rules))
+    answer = await shop.query(Query("SELECT value FROM json_each('[1, 2]')"), caller=ME)
+    assert answer.rows == ((1,), (2,))
+    with pytest.raises(SandboxServerError):
+        await shop.query(Query("SELECT value FROM json_tree('[1, 2]')"), caller=ME)
+
+
 async def test_a_runaway_statement_is_stopped_by_the_engine(place: Place, opened: Open) -> None:
     endless = {
         "sqlite": "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT COUNT(*) FROM n",
