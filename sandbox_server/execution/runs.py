@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import InvalidRequest, LimitExceeded
 from sandbox_server.execution.capture import Overflow, RunCapture
 from sandbox_server.execution.grants import Grant
@@ -110,8 +111,11 @@ def result_of(exit: Exit, capture: RunCapture, grant: Grant, clock: Clock, sessi
             reused=clock.reused,
         ),
         session=session,
-        isolation=Isolation(
-            grant.profile.runtime,
-            "user-space-kernel" if grant.profile.runtime == "runsc" else "container",
-        ),
+        isolation=_isolation(grant.profile),
     )
+
+
+def _isolation(profile: Profile) -> Isolation:
+    if profile.runtime == "runsc":
+        return Isolation("runsc", "user-space-kernel", None)
+    return Isolation(profile.runtime, "container", profile.seccomp)
