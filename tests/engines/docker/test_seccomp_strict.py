@@ -27,9 +27,13 @@ def test_strict_allows_no_call_that_default_refuses() -> None:
     profiles = load_profiles()
     default, strict = allowing(profiles["default"]), allowing(profiles["strict"])
     assert strict.keys() < default.keys()
-    assert {"splice", "tee", "shmget", "mq_open", "seccomp"} == {"splice", "tee", "shmget", "mq_open", "seccomp"} & (
-        default.keys() - strict.keys()
-    )
+    assert {"splice", "tee", "shmget", "mq_open", "seccomp"} == {
+        "splice",
+        "tee",
+        "shmget",
+        "mq_open",
+        "seccomp",
+    } & (default.keys() - strict.keys())
     assert {name for name, rule in default.items() if "args" in rule} <= {
         name for name in strict if "args" in strict[name]
     }
