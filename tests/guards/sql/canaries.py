@@ -158,23 +158,25 @@ class Postgres:
 
 @contextmanager
 def postgres_engine(server: Server) -> Iterator[Postgres]:
+    """In a database of its own: the server is everybody's."""
     with asyncio.Runner() as runner:
-        connection: Any = runner.run(
-            asyncpg.connect(
-                host=server.host,
-                port=server.port,
-                user=server.user,
-                password=server.password,
-                database=server.database,
-            )
-        )
+        admin = runner.run(_connect(server, server.database))
+        runner.run(admin.execute("CREATE DATABASE shop"))
+        connection = runner.run(_connect(server, "shop"))
         try:
-            runner.run(connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
             runner.run(connection.execute(";".join(statements("postgres"))))
             runner.run(connection.execute("SET statement_timeout = '200ms'; SET search_path = public"))
             yield Postgres(connection, runner.run)
         finally:
             runner.run(connection.close())
+            runner.run(admin.execute("DROP DATABASE shop"))
+            runner.run(admin.close())
+
+
+async def _connect(server: Server, database: str) -> Any:
+    return await asyncpg.connect(
+        host=server.host, port=server.port, user=server.user, password=server.password, database=database
+    )
 
 
 class Mysql:
@@ -202,17 +204,21 @@ class Mysql:
 
 @contextmanager
 def mysql_engine(server: Server) -> Iterator[Mysql]:
+    """In a database of its own: the server is everybody's."""
     connection = pymysql.connect(
-        host=server.host, port=server.port, user=server.user, password=server.password, database="app",
-        autocommit=True, charset="utf8mb4",
+        host=server.host, port=server.port, user=server.user, password=server.password, autocommit=True,
+        charset="utf8mb4",
     )  # fmt: skip
     try:
         with connection.cursor() as cursor:
-            for name in ("orders", "users", "secret"):
-                cursor.execute(f"DROP TABLE IF EXISTS {name}")
+            cursor.execute("CREATE DATABASE shop CHARACTER SET utf8mb4")
+            cursor.execute("USE shop")
             for text in statements("mysql"):
                 cursor.execute(text)
             cursor.execute("SET max_statement_time = 0.2")
         yield Mysql(connection)
+        with connection.cursor() as cursor:
+            cursor.execute("SET max_statement_time = 0")
+            cursor.execute("DROP DATABASE shop")
     finally:
         connection.close()

@@ -351,8 +351,8 @@ select * from information_schema.columns
 select * from performance_schema.threads
 select * from sys.version
 select * from `secret`
-select * from `app`.`secret`
-select * from app.secret
+select * from `shop`.`secret`
+select * from shop.secret
 select * from Secret
 select id from orders lock in share mode
 select sql_calc_found_rows * from orders

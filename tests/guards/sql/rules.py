@@ -8,7 +8,7 @@ from typing import Any
 from sandbox_server.guards.sql import Dialect, Operation, SqlRules, Verdict, judge
 
 DIALECTS: tuple[Dialect, ...] = ("postgres", "mysql", "sqlite")
-SCHEMAS: dict[Dialect, str] = {"postgres": "public", "mysql": "app", "sqlite": "main"}
+SCHEMAS: dict[Dialect, str] = {"postgres": "public", "mysql": "shop", "sqlite": "main"}
 TABLES = {
     "orders": ("id", "user_id", "total", "day", "note", "data"),
     "users": ("id", "name", "password"),

@@ -131,7 +131,7 @@ def test_names_are_looked_up_as_the_engine_would() -> None:
     assert ask("postgres", "select id from ORDERS").allowed
     assert not ask("postgres", 'select id from "ORDERS"', relations_allow=("public.orders",)).allowed
     assert ask("sqlite", 'select id from "ORDERS"', relations_allow=("main.orders",)).allowed
-    assert not ask("mysql", "select id from ORDERS", relations_allow=("app.orders",)).allowed
+    assert not ask("mysql", "select id from ORDERS", relations_allow=("shop.orders",)).allowed
     assert not ask("postgres", 'select "Password" from users', known=False).allowed
     assert not ask("sqlite", "select PassWord from users", known=False).allowed
     # A Kelvin sign is no k for SQLite, and lower() would make it one.
