@@ -25,8 +25,8 @@ from sandbox_server.access.database.settings import DatabaseSettings
 from sandbox_server.access.database.values import Collector, cell_size, from_json
 from sandbox_server.errors import ConfigError, InvalidRequest, LimitExceeded, PolicyDenied
 
-BATCH = 2 * 1024**2
-"""Bytes that one batch of rows may have at most."""
+BATCH = 8 * 1024**2
+"""Characters that one batch of rows may have at most."""
 _RAW = {"bool", "int2", "int4", "int8", "float4", "float8", "numeric", "uuid", "oid"}
 _TIMES = {"date", "timestamp", "timestamptz"}
 _TEXTS = {"text", "varchar", "bpchar", "name"}
@@ -193,9 +193,12 @@ async def _select(driver: asyncpg.Connection, statement: Statement, settings: Da
         f"SELECT * FROM ({statement.sql}) AS i ({aliases}) "
         f"OFFSET {int(statement.offset)} LIMIT {int(statement.limit) + 1}"
     )
-    cursor = await (await driver.prepare(f"SELECT {select} FROM ({fenced}) AS o")).cursor(*params)
-    collector = _collector(columns, statement, settings)
-    await _collect(cursor, collector, columns, sizes, _batch(columns, sizes, cell))
+    prepared = await driver.prepare(f"SELECT {select} FROM ({fenced}) AS o")
+    collector, batch = _collector(columns, statement, settings), _batch(columns, sizes, cell)
+    if statement.limit < batch:  # then they fit into one answer, which saves two round trips
+        _add(await prepared.fetch(*params), collector, columns, sizes)
+    else:
+        await _collect(await prepared.cursor(*params), collector, columns, sizes, batch)
     return collector.rows()
 
 
@@ -276,7 +279,7 @@ def _is_json(name: str, kind: str) -> bool:
 
 
 def _batch(columns: Sequence[Any], sizes: Sequence[int | None], cell: int) -> int:
-    row = sum(64 if size is None else 4 * cell for size in sizes)
+    row = sum(64 if size is None else cell for size in sizes)
     return max(1, min(500, BATCH // max(1, row)))
 
 
@@ -284,9 +287,15 @@ async def _collect(
     cursor: Any, collector: Collector, columns: Sequence[Any], sizes: Sequence[int | None], batch: int
 ) -> None:
     while records := await cursor.fetch(batch):
-        for record in records:
-            if not collector.add(_row(record, columns, sizes)):
-                return
+        if not _add(records, collector, columns, sizes) or len(records) < batch:
+            return
+
+
+def _add(
+    records: Sequence[Any], collector: Collector, columns: Sequence[Any], sizes: Sequence[int | None]
+) -> bool:
+    """Whether more are wanted."""
+    return all(collector.add(_row(record, columns, sizes)) for record in records)
 
 
 async def _count(
