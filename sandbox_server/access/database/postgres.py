@@ -10,6 +10,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -328,10 +329,19 @@ def _coerced(values: Sequence[Any], types: Sequence[Any]) -> list[Any]:
     for number, (value, kind) in enumerate(zip(values, types, strict=True), 1):
         if value is not None and kind.kind == "scalar" and kind.name in _PARAMS:
             value = convert(value, _PARAMS[kind.name], f"params: number {number} ({kind.name})")
+            if isinstance(value, datetime):
+                value = _zoned(value, kind.name == "timestamptz")
         elif value is not None and not isinstance(value, bytes):
             value = _said(value)
         coerced.append(value)
     return coerced
+
+
+def _zoned(value: datetime, zone: bool) -> datetime:
+    """What has no zone is in UTC, as the session is."""
+    if zone:
+        return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    return value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
 
 
 def _said(value: Any) -> str:
