@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 from rich.console import Console
 
-from bench import calls, database, files, machine, memory, peer, rates, reuse, stops, streams, web
+from bench import calls, database, files, machine, memory, peer, rates, reuse, sql, stops, streams, web
 from bench.context import Bench
 from bench.dockerapi import DockerApi
 from bench.raw import Raw, sweep
@@ -32,6 +32,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "memory": memory.measure,
     "streams": streams.measure,
     "files": files.measure,
+    "sql": sql.measure,
     "peer": peer.measure,
     "web": web.measure,
     "database": database.measure,

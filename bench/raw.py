@@ -16,10 +16,9 @@ from sandbox_server import wire
 from sandbox_server.engines.base import Owner
 from sandbox_server.engines.docker import labels
 from sandbox_server.engines.docker.hostconfig import create_payload
-from sandbox_server.engines.docker.seccomp import load_seccomp
+from sandbox_server.engines.docker.seccomp import load_profiles
 from sandbox_server.images.recipes import tag_of
 from sandbox_server.policy.loader import load_policy
-from sandbox_server.shipped import shipped
 from sandbox_server.wire import Type
 
 FIRST_UID = 10400
@@ -35,7 +34,7 @@ class Raw:
         self.api = DockerApi()
         self.image = tag_of("python")
         self._profile = load_policy(policy).grants["python"].profile
-        self._seccomp = load_seccomp(shipped("images") / "seccomp.json")
+        self._seccomp = load_profiles()[self._profile.seccomp]
         info = self.api.json("GET", "/info")
         self._cgroup = info["CgroupDriver"], str(info.get("CgroupVersion") or "1")
         self._uids = 0

@@ -31,6 +31,7 @@ async def measure(bench: Bench) -> None:
     bench.say(f"time-outs of {TIMEOUT} s")
     overshoot, returned = Samples(), Samples()
     survivors: list[int] = []
+    heard: list[bool] = []
     async with (
         http_server(bench.directory, "stops", warm=0) as server,
         http_client(server, session=True) as client,
@@ -45,6 +46,8 @@ async def measure(bench: Bench) -> None:
             returned.add(seen.p50 - TIMEOUT)
             # An interpreter that was interrupted in time is kept, standing still: it is the session's.
             kept = result["session"]["state"] == "kept"
+            if program == LOOP:
+                heard.append(kept)
             survivors.append(max(0, _survivors(bench, server) - kept))
     bench.rows += [
         Row(
@@ -59,6 +62,13 @@ async def measure(bench: Bench) -> None:
             bound=100.0,
         ),
         Row.of("the same at the client, after the time-out", returned),
+        Row(
+            "interrupted cells that kept their state",
+            "x",
+            sum(heard) / len(heard),
+            samples=len(heard),
+            note="of endless loops that hear the interrupt; who takes more than 60 ms to stop is killed",
+        ),
         Row(
             "processes that survived a time-out",
             "count",

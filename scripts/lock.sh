@@ -18,8 +18,10 @@ lock "$@" --universal --python-version 3.11 pyproject.toml --output-file require
 lock "$@" --universal --python-version 3.11 pyproject.toml --group dev --group build \
     --constraint requirements/runtime.txt --output-file requirements/dev.txt
 # What runs in the sandboxes. Only wheels: nothing is compiled, and no package's code runs, in a build.
-lock "$@" --python-version 3.13 --python-platform linux --only-binary :all: \
-    images/python/requirements.in --output-file images/python/requirements.lock
+for image in python node; do
+    lock "$@" --python-version 3.13 --python-platform linux --only-binary :all: \
+        "images/$image/requirements.in" --output-file "images/$image/requirements.lock"
+done
 
 if grep -n '://' requirements/*.txt images/*/requirements.lock; then
     die "a lock names an address (above)"

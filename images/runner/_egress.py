@@ -28,6 +28,7 @@ TRUST_NAMES = (
     "NODE_EXTRA_CA_CERTS",
     "CURL_CA_BUNDLE",
     "GIT_SSL_CAINFO",
+    "npm_config_cafile",
 )
 
 
@@ -54,6 +55,7 @@ class Listener:
     def __init__(self, supervisor, request):
         self.supervisor = supervisor
         self.most = min(int(request["tunnels"]), MOST)
+        self.hints = request.get("env") or {}
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             self._listen()
@@ -80,7 +82,7 @@ class Listener:
         found["NODE_USE_ENV_PROXY"] = "1"
         if self.supervisor.way_out.trusted:
             found.update(dict.fromkeys(TRUST_NAMES, self.supervisor.way_out.trusted))
-        return found
+        return {**found, **self.hints}
 
     def step(self):
         """Listen as long as one more may be accepted; who comes then waits in the kernel's short queue."""

@@ -8,6 +8,7 @@ import atexit
 import builtins
 import errno
 import gc
+import importlib
 import io
 import json
 import linecache
@@ -25,6 +26,9 @@ import warnings
 import _processes as processes
 import _rich as rich
 from _files import WORKSPACE, enter_workspace
+
+PACKAGES = f"{WORKSPACE}/.packages/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+"""Where `pip install` puts what it installs here: see PYTHONUSERBASE in the image."""
 
 VALUE, DISPLAY, NO_SPACE = 1, 2, 3
 DISPLAY_LIMIT = 8 * 1024 * 1024
@@ -232,6 +236,8 @@ class Shell:
         self.count += 1
         self.displayed = 0
         _open_streams()
+        if os.path.isdir(PACKAGES):
+            importlib.invalidate_caches()  # something may have been installed since the last cell
         name = cell["file"] if self.count == 1 else f"cell-{self.count}.py"
         sys.argv = [name, *cell["args"]]
         source = cell["code"]
@@ -339,7 +345,10 @@ def _become_a_program():
     """Make this fork of the runner look and behave like a fresh interpreter."""
     for name in OURS:
         sys.modules.pop(name, None)
-    sys.path[:] = [WORKSPACE, *(path for path in sys.path if path and not path.startswith("/opt/sandbox"))]
+    paths = [path for path in sys.path if path and not path.startswith("/opt/sandbox")]
+    # Before what the image has, where an interpreter of its own would look for it.
+    place = next((index for index, path in enumerate(paths) if "-packages" in path), len(paths))
+    sys.path[:] = [WORKSPACE, *paths[:place], PACKAGES, *paths[place:]]
     enter_workspace()
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     # Forks of one interpreter would all draw the same "random" numbers.

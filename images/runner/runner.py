@@ -47,13 +47,13 @@ Operations (OPEN):
   {"op": "process", "do": ...}        a background process, while a run goes on or not: see _background.py
   {"op": "run", "mode": "fork"|"spawn", "code": ..., "args": [...], "cpu": seconds|null,
    "stdin": bool, "keep": bool, "reuse": bool, "driver": null|"python"|"node"|"bash",
-   "egress": null|{"tunnels": n},
+   "egress": null|{"tunnels": n, "env": {name: value}},
    "file": "main.py", "out": "main", "build": [...], "argv": ["/usr/bin/node", "{file}"]}
        fork:  the code runs in a fork of this interpreter.
        spawn: the code is written to a file and argv is executed; {file} and {out} in it become paths.
        With keep, the driver's interpreter runs the code as a cell and stays, so that variables live on
        in the next one; there is one interpreter for each driver.
-       With egress, its environment has HTTP_PROXY and its like, and the certificates to trust.
+       With egress, its environment has HTTP_PROXY and its like, the certificates to trust, and `env`.
        With build, that is executed first, under the same limits and with its output on stderr. If it
        fails the run ends there; if not, what it left running is killed before the program starts.
        INTERRUPT sends SIGINT to all of a cell, once; an interpreter that then ends it in time is kept.

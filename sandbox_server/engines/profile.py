@@ -9,6 +9,7 @@ KIB = 1024
 MIB = 1024 * KIB
 
 Runtime = Literal["runc", "runsc"]
+Seccomp = Literal["default", "strict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,12 @@ class SandboxLimits:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Image, limits and runtime: what a warm pool is keyed by.
+    """Image, limits, runtime and filter of system calls: what a warm pool is keyed by.
 
     `image` is the name of an image of ours ("python"), not an engine's reference.
     `preload` are modules that the Python runner imports before it is ready.
-    `revision` is the policy revision that these limits come from.
+    `revision` is the policy revision that these limits come from. `seccomp`: "strict" lets through less,
+    no network but AF_UNIX among it; gVisor answers system calls itself and does not look at it.
     """
 
     image: str
@@ -44,3 +46,4 @@ class Profile:
     runtime: Runtime = "runc"
     preload: tuple[str, ...] = ()
     revision: str = "none"
+    seccomp: Seccomp = "default"

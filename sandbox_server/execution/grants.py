@@ -17,7 +17,7 @@ class Grant:
     `widest` is the most that a session made for it may have of memory, cpus, pids and
     workspace; None: what the profile has. `egress` names the way out that its runs get; None: there is
     none. `reuse`: a caller may let one-shot runs of its own follow each other in one sandbox, which is
-    scrubbed between them.
+    scrubbed between them. `files_out`: the most files of a run that its result names and that are kept.
     """
 
     language: Language
@@ -27,6 +27,7 @@ class Grant:
     widest: SandboxLimits | None = None
     egress: str | None = None
     reuse: bool = False
+    files_out: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,12 +17,16 @@ from sandbox_server.execution.uris import QuotedPath
 HostCause = Literal["wall", "output", "cancelled"]
 
 
+MOST_FILES = 64
+"""Files of a run that a runner names at most."""
+
+
 class ArtifactsReport(BaseModel):
     """Files that a run created or changed. The runner bounds this, so anything larger is not from it."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
-    files: Annotated[list[tuple[QuotedPath, Annotated[int, Field(ge=0, lt=2**60)]]], Field(max_length=64)]
+    files: Annotated[list[tuple[QuotedPath, Annotated[int, Field(ge=0, lt=2**60)]]], Field(max_length=MOST_FILES)]
     omitted: Annotated[int, Field(ge=0, lt=2**31)]
     complete: bool
 
@@ -96,6 +100,16 @@ class Exit:
     death: Death | None
     host_cause: HostCause | None
     wall: float
+
+    def naming(self, most: int | None) -> Exit:
+        """With at most so many files named, by the order of their paths; the others are only counted."""
+        if most is None or self.report is None or len(self.report.artifacts.files) <= most:
+            return self
+        found = self.report.artifacts
+        named = sorted(found.files)[:most]
+        cut = {"files": named, "omitted": found.omitted + len(found.files) - len(named)}
+        report = self.report.model_copy(update={"artifacts": found.model_copy(update=cut)})
+        return replace(self, report=report)
 
     @property
     def ended_by_itself(self) -> bool:

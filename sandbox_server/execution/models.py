@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from sandbox_server.engines.profile import KIB, MIB, Runtime, SandboxLimits
+from sandbox_server.engines.profile import KIB, MIB, Runtime, SandboxLimits, Seccomp
 
 Outcome = Literal[
     "ok",
@@ -199,10 +199,11 @@ class SessionView:
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """What stood between the program and the host."""
+    """What stood between the program and the host. `seccomp` is None under gVisor, which takes no filter."""
 
     runtime: Runtime
     grade: Literal["container", "user-space-kernel"]
+    seccomp: Seccomp | None = "default"
 
 
 @dataclass(frozen=True, slots=True)

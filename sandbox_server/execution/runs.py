@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import InvalidRequest, LimitExceeded, PolicyDenied
 from sandbox_server.execution.api import Caller
 from sandbox_server.execution.capture import Overflow, RunCapture
@@ -111,10 +112,7 @@ def result_of(exit: Exit, capture: RunCapture, grant: Grant, clock: Clock, sessi
             reused=clock.reused,
         ),
         session=session,
-        isolation=Isolation(
-            grant.profile.runtime,
-            "user-space-kernel" if grant.profile.runtime == "runsc" else "container",
-        ),
+        isolation=_isolation(grant.profile),
     )
 
 
@@ -132,3 +130,9 @@ def check_reuse(request: RunRequest, grant: Grant, caller: Caller, session: str 
             "reuse is for runs without a session, and this call has one",
             hint="nothing was run; leave reuse out: a session keeps its sandbox anyway",
         )
+
+
+def _isolation(profile: Profile) -> Isolation:
+    if profile.runtime == "runsc":
+        return Isolation("runsc", "user-space-kernel", None)
+    return Isolation(profile.runtime, "container", profile.seccomp)

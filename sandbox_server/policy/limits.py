@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Final
 
-from sandbox_server.engines.profile import Profile, Runtime, SandboxLimits
+from sandbox_server.engines.profile import Profile, Runtime, SandboxLimits, Seccomp
 from sandbox_server.execution.grants import Grant, Sizing
 from sandbox_server.execution.languages import LANGUAGES
 from sandbox_server.execution.models import RunLimits
@@ -98,8 +98,11 @@ class RoleSet:
         image = next((rule.image for _, rule in rules if rule.image), LANGUAGES[name].image)
         preload = tuple(dict.fromkeys(module for _, rule in rules for module in rule.preload))
         strict = any(_code(self._file, role).seccomp == "strict" for role in granting)
-        profile = Profile(image, sandbox, self._runtime(granting), preload, self._revision)
-        files_out = said.get("files_out")
+        seccomp: Seccomp = "strict" if strict else "default"
+        profile = Profile(image, sandbox, self._runtime(granting), preload, self._revision, seccomp)
+        files_out = int(said["files_out"].value) if "files_out" in said else None
+        if "files_out" in said:
+            limits["files_out"] = Limit(said["files_out"].value, _dotted(said["files_out"].place))
         return LanguageGrant(
             Grant(
                 LANGUAGES[name],
@@ -107,11 +110,12 @@ class RoleSet:
                 run,
                 *_widest(self._file.ceilings, run, sandbox),
                 reuse=profile.runtime == "runc" and any(_code(self._file, role).reuse for role in granting),
+                files_out=files_out,
             ),
             rule=".".join(str(step) for step in place),
             limits=MappingProxyType(limits),
-            seccomp="strict" if strict else "default",
-            files_out=None if files_out is None else int(files_out.value),
+            seccomp=seccomp,
+            files_out=files_out,
         )
 
     def _has(self, role: str, language: str) -> bool:

@@ -23,6 +23,7 @@ def problems_of(file: PolicyFile) -> Iterator[Problem]:
     yield from _principals(file)
     yield from _rule_ids(file)
     yield from _egress(file)
+    yield from _strict_with_egress(file)
     yield from _resources(file)
     yield from _functions(file)
     yield from language_problems(file)
@@ -111,6 +112,23 @@ def _egress(file: PolicyFile) -> Iterator[Problem]:
                 yield Problem((*at, "opaque"), "what the server opens (terminate) is not opaque")
             if rule.opaque and (rule.methods or rule.paths or rule.inject):
                 yield Problem((*at, "opaque"), "nobody sees methods, paths or headers of an opaque tunnel")
+
+
+def _strict_with_egress(file: PolicyFile) -> Iterator[Problem]:
+    """The way out begins with a socket on the loopback, which `seccomp: strict` refuses."""
+    together = [(name,) for name in file.roles] + [rule.roles for rule in file.principals or ()]
+    found: dict[str, str] = {}
+    for names in together:
+        roles = closure(file, names)
+        codes = {name: file.roles[name].code or Code() for name in roles if name in file.roles}
+        strict = next((name for name, code in codes.items() if code.seccomp == "strict"), None)
+        if strict is not None:
+            ways = (name for name, code in codes.items() if code.egress not in (None, NONE))
+            found.update({name: found.get(name, strict) for name in ways})
+    for name, strict in found.items():
+        where = "" if strict == name else f" (of role {strict}, which comes with it)"
+        what = f"seccomp: strict{where} allows no network socket, so nothing could get out"
+        yield Problem(("roles", name, "code", "egress"), f"{what}: write none, or seccomp: default")
 
 
 def _resources(file: PolicyFile) -> Iterator[Problem]:

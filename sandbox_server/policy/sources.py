@@ -38,7 +38,8 @@ class Sources:
         if depth == _DEEPEST:
             raise Malformed("presets extend each other too deep", mark, ("extends",))
         base = self.gather(self._preset(data["extends"], mark), f"preset {data['extends']}", depth + 1)
-        return _without(_layered(base, document), "extends")
+        # Its tests hold for the preset as it is shipped, not for what becomes of it here.
+        return _without(_layered(_without(base, "tests"), document), "extends")
 
     def _preset(self, name: str, mark: Mark) -> bytes:
         if name not in self._known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import asdict
 from typing import Any
 
 import mcp_types as types
@@ -99,7 +100,7 @@ def _structured(
             "expires_in_seconds": session.expires_in,
             "note": visible(session.note),
         },
-        "isolation": {"runtime": result.isolation.runtime, "grade": result.isolation.grade},
+        "isolation": asdict(result.isolation),
     }
 
 

@@ -16,7 +16,7 @@ from sandbox_server.execution.api import Caller
 from sandbox_server.execution.grants import Grant, Sizing
 from sandbox_server.execution.languages import LANGUAGES
 from sandbox_server.execution.manager import Manager
-from sandbox_server.execution.models import Page, RunLimits, RunRequest, RunResult
+from sandbox_server.execution.models import Isolation, Page, RunLimits, RunRequest, RunResult
 from sandbox_server.execution.process_models import StartProcess
 from sandbox_server.images.recipes import tag_of
 
@@ -78,7 +78,7 @@ async def test_the_kernel_that_a_program_sees_is_gvisors(manager: Manager) -> No
     result = await run(manager, "print(open('/proc/version').read())")
     assert result.outcome == "ok"
     assert "gVisor" in result.stdout.text or "4.4.0" in result.stdout.text
-    assert (result.isolation.runtime, result.isolation.grade) == ("runsc", "user-space-kernel")
+    assert result.isolation == Isolation("runsc", "user-space-kernel", seccomp=None)
 
 
 @pytest.mark.parametrize(

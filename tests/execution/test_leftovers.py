@@ -44,6 +44,17 @@ async def test_a_one_shot_run_names_its_files_and_they_outlive_its_sandbox(
     assert (await read(manager, empty.uri)).data == b""
 
 
+@pytest.mark.parametrize("connection", [None, "me"])
+async def test_no_more_files_are_named_than_the_policy_grants(
+    engine: FakeEngine, connection: str | None
+) -> None:
+    async with managed(engine, files_out=2) as manager:
+        result = await run(manager, "save c.txt 3\nsave a.txt 1\nsave b.txt 2", on=connection)
+        assert [file.path for file in result.artifacts] == ["a.txt", "b.txt"]
+        assert (result.artifacts_omitted, result.artifacts_complete) == (1, True)
+        assert (await read(manager, result.artifacts[1].uri, on=connection)).data == b"2"
+
+
 async def test_a_sessions_file_is_read_where_it_lies(manager: Manager) -> None:
     result = await run(manager, "save a.txt first", on="me")
     (artifact,) = result.artifacts

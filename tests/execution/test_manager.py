@@ -22,7 +22,7 @@ from sandbox_server.errors import (
 )
 from sandbox_server.execution.api import Caller
 from sandbox_server.execution.manager import Manager
-from sandbox_server.execution.models import InputFile, Output, Queued, RunEvent, RunResult
+from sandbox_server.execution.models import InputFile, Isolation, Output, Queued, RunEvent, RunResult
 from tests.execution.support import ignore, managed, nothing_left, request, run
 
 pytestmark = pytest.mark.anyio
@@ -80,7 +80,7 @@ async def test_a_result_holds_what_the_program_made(manager: Manager) -> None:
     assert result.usage.cpu == 0.001
     assert result.usage.peak_memory == 8 * 1024 * 1024
     assert 0 < result.usage.wall <= result.timings.total
-    assert (result.isolation.runtime, result.isolation.grade) == ("runc", "container")
+    assert result.isolation == Isolation("runc", "container", "default")
 
 
 async def test_output_is_cut_to_what_the_caller_asked_for(manager: Manager) -> None:

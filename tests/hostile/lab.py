@@ -242,15 +242,24 @@ async def on_time(
     return result
 
 
+def strict_grants() -> dict[str, Grant]:
+    """The same with `seccomp: strict`."""
+    return {
+        name: replace(grant, profile=replace(grant.profile, seccomp="strict"))
+        for name, grant in grants().items()
+    }
+
+
 @asynccontextmanager
-async def open_lab() -> AsyncIterator[Lab]:
+async def open_lab(granted: dict[str, Grant] | None = None, *, warm: int = 2) -> AsyncIterator[Lab]:
     async with open_images() as images:
         await build(images, DEFAULT, report=lambda _: None)
     # A name of its own: other tests sweep theirs.
     instance = f"hostile{uuid4().hex[:12]}"
     engine = DockerEngine(Owner(instance, uuid4().hex), tag_of)
     await engine.probe()
-    async with Manager(engine, grants(), Sizing(warm=2, sessions=32, sandboxes=40)) as manager:
+    sizing = Sizing(warm=warm, sessions=32, sandboxes=40)
+    async with Manager(engine, granted or grants(), sizing) as manager:
         lab = Lab(manager, instance)
         yield lab
     for group in lab.groups():

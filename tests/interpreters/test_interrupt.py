@@ -43,16 +43,14 @@ async def stopped(cell: Run, language: str, code: str) -> tuple[RunResult, str]:
         ("bash", "f() { while :; do sleep 0.01 | cat; done; }; g() { f; kept=8; }; g; kept=9"),
     ],
 )
-async def test_a_cell_that_hears_the_interrupt_keeps_its_state(cell: Run, language: str, code: str) -> None:
-    """A host that is busy with something else may make anybody too late to be kept: three chances."""
-    for _ in range(3):
-        result, left = await stopped(cell, language, code)
-        assert (left, result.session.state) in (("7", "kept"), ("None", "reset"))
-        assert "never" not in result.stdout.text
-        if left == "7":
-            assert "interrupted" in result.session.note
-            return
-    raise AssertionError("its state was lost three times")
+async def test_a_cell_that_hears_the_interrupt_stops_there_and_what_is_said_of_its_state_is_true(
+    cell: Run, language: str, code: str
+) -> None:
+    """How often it is in time to be kept, the benchmark counts: a busy host may make anybody late."""
+    result, left = await stopped(cell, language, code)
+    assert (left, result.session.state) in (("7", "kept"), ("None", "reset"))
+    assert "never" not in result.stdout.text
+    assert ("interrupted" in result.session.note) == (left == "7")
 
 
 @pytest.mark.parametrize(
@@ -67,29 +65,19 @@ async def test_a_cell_that_hears_the_interrupt_keeps_its_state(cell: Run, langua
     ],
 )
 async def test_a_cell_that_is_deaf_to_it_is_killed_in_time(cell: Run, language: str, code: str) -> None:
-    late = []
-    for _ in range(3):
-        result, left = await stopped(cell, language, code)
-        assert left == "None"
-        assert result.session.state == "reset"
-        late.append(result.usage.wall - 0.4)
-        if late[-1] <= OVERSHOOT:
-            return
-    raise AssertionError(f"ended late three times: {late}")
+    result, left = await stopped(cell, language, code)
+    assert left == "None"
+    assert result.session.state == "reset"
+    assert result.usage.wall <= 0.4 + OVERSHOOT
 
 
-async def test_a_cancelled_call_keeps_the_state_as_well(cell: Run) -> None:
-    for _ in range(3):
-        await cell("kept = 7")
-        with anyio.move_on_after(0.4) as scope:
-            await cell("while True: pass", bare=True)
-        assert scope.cancelled_caught
-        after = await cell("print(globals().get('kept'))")
-        told = (after.stdout.text, after.session.state)
-        assert told in (("7\n", "kept"), ("None\n", "reset"))
-        if told[1] == "kept":
-            return
-    raise AssertionError("its state was lost three times")
+async def test_what_is_said_of_the_state_after_a_cancelled_call_is_true(cell: Run) -> None:
+    await cell("kept = 7")
+    with anyio.move_on_after(0.4) as scope:
+        await cell("while True: pass", bare=True)
+    assert scope.cancelled_caught
+    after = await cell("print(globals().get('kept'))")
+    assert (after.stdout.text, after.session.state) in (("7\n", "kept"), ("None\n", "reset"))
 
 
 async def test_no_program_can_pass_an_interrupt_of_its_own_off_as_ours(cell: Run) -> None:

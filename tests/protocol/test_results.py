@@ -100,7 +100,7 @@ async def test_all_facts_of_a_run_are_in_the_structured_result() -> None:
     assert facts["usage"] == {"wall_seconds": 0.01, "cpu_seconds": 0.005, "peak_memory_bytes": 9_000_000}
     assert facts["timings"]["warm"] is True
     assert facts["session"]["state"] == "kept"
-    assert facts["isolation"] == {"runtime": "runc", "grade": "container"}
+    assert facts["isolation"] == {"runtime": "runc", "grade": "container", "seccomp": "default"}
     assert "1,000,000 of 1,000,007 bytes were cut" in text_of(answer)
 
 

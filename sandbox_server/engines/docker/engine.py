@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,11 +17,10 @@ from sandbox_server.engines.docker.client import DockerClient, image_missing
 from sandbox_server.engines.docker.container import DockerContainer, remove
 from sandbox_server.engines.docker.host import FIXES, Host, read_host
 from sandbox_server.engines.docker.hostconfig import create_payload
-from sandbox_server.engines.docker.seccomp import load_seccomp
+from sandbox_server.engines.docker.seccomp import load_profiles
 from sandbox_server.engines.docker.uids import Uids
 from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import ConfigError, EngineUnavailable
-from sandbox_server.shipped import shipped
 
 log = structlog.get_logger()
 
@@ -45,7 +43,6 @@ class DockerEngine:
         base_url: str | None = None,
         insecure_allow_missing: frozenset[str] = frozenset(),
         parallel_starts: int = PARALLEL_STARTS,
-        seccomp: Path | None = None,
     ) -> None:
         labels.check_owner(owner)
         self._owner = owner
@@ -53,7 +50,7 @@ class DockerEngine:
         self._client = DockerClient(base_url)
         self._allowed = insecure_allow_missing
         self._starts = anyio.CapacityLimiter(parallel_starts)
-        self._seccomp = load_seccomp(seccomp or shipped("images") / "seccomp.json")
+        self._seccomp = load_profiles()
         self._uids = Uids()
         self._host: Host | None = None
         self._starting: set[str] = set()
@@ -90,7 +87,7 @@ class DockerEngine:
                 uid=uid,
                 owner=self._owner,
                 deadline=deadline,
-                seccomp=self._seccomp,
+                seccomp=self._seccomp[profile.seccomp],
                 cgroup_driver=host.cgroup_driver,
                 cgroup_version=host.cgroup_version,
                 missing=self._allowed & host.info.missing.keys(),

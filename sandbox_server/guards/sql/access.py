@@ -22,10 +22,10 @@ from sandbox_server.guards.sql.names import (
 from sandbox_server.guards.sql.refusal import Refused
 
 _DEFAULT_SCHEMA = {"postgres": "public", "sqlite": "main", "mysql": ""}
-_ROWIDS = frozenset({"rowid", "oid", "_rowid_"})
+ROWIDS = frozenset({"rowid", "oid", "_rowid_"})
 _SYSTEM_COLUMNS = {
     "postgres": frozenset({"ctid", "tableoid", "xmin", "xmax", "cmin", "cmax"}),
-    "sqlite": _ROWIDS,
+    "sqlite": ROWIDS,
     "mysql": frozenset[str](),
 }
 
@@ -127,7 +127,7 @@ class Access:
     def check(self, relation: str, column: str) -> None:
         """Raises unless `column` of `relation` may be read (and, where the mode is write, written)."""
         if self.restricted(relation):
-            if self.dialect == "sqlite" and column in _ROWIDS and not self._listed(relation, column):
+            if self.dialect == "sqlite" and column in ROWIDS and not self._listed(relation, column):
                 raise self.no_column(relation, column, "columns")  # another name of an integer key
             if self.dialect == "mysql" and not column.isascii():
                 raise Refused("sql.column", "column names that are not ASCII can't be judged here")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlglot import exp
 
-from sandbox_server.guards.sql.access import Access
+from sandbox_server.guards.sql.access import ROWIDS, Access
 from sandbox_server.guards.sql.functions import Functions
 from sandbox_server.guards.sql.names import check_bare_column, column_key
 from sandbox_server.guards.sql.refusal import Refused
@@ -61,6 +61,8 @@ class Columns:
     def _derived_has(self, source: Source, name: str) -> bool:
         """Elsewhere than in PostgreSQL the engine finds out; there it might find a function."""
         known = source.columns
+        if self.dialect == "sqlite" and name in ROWIDS:
+            return known is not None and name in known  # else it may be the key of a table below
         return self.dialect != "postgres" or known is None or name in known or self.functions.allows(name)
 
     def _may_be_call(self, name: str, relation: str) -> bool:
@@ -73,6 +75,10 @@ class Columns:
         """Denied where it is denied in any relation that it could belong to."""
         for source in scope.all():
             if source.relation is None:
+                if self.dialect == "sqlite" and name in ROWIDS and not self._derived_has(source, name):
+                    raise Refused(
+                        "sql.column", f"column {name} is not allowed", hint="name it in the subquery"
+                    )
                 continue
             if name == source.name and self.access.restricted(source.relation):
                 raise self._whole_row(source)

@@ -23,6 +23,7 @@ def check(file: PolicyFile) -> Iterator[Finding]:
         yield from _tools(lines, file, name, role)
         yield from _outweighed(file, lines, name, role)
         yield from _softened(file, lines, name, role)
+        yield from _unused_filter(file, lines, name, role)
     yield from _everyone(file, lines)
     yield from _profiles(file)
 
@@ -141,6 +142,20 @@ def _softened(file: PolicyFile, lines: Lineage, name: str, role: Role) -> Iterat
                     f"write {strong}, or do not give both to one principal",
                 )
                 break
+
+
+def _unused_filter(file: PolicyFile, lines: Lineage, name: str, role: Role) -> Iterator[Finding]:
+    if role.code is None or role.code.seccomp != "strict":
+        return
+    if any(getattr(file.roles[each].code, "runtime", None) == "runsc" for each in (name, *lines.always_with(name))):
+        yield Finding(
+            "unused-filter",
+            "note",
+            ("roles", name, "code", "seccomp"),
+            "gVisor answers system calls itself and takes no filter: the kernel is out of reach, but programs "
+            "may open sockets in their sandbox",
+            "nothing to do: it holds again if runtime becomes runc",
+        )
 
 
 def _everyone(file: PolicyFile, lines: Lineage) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints
 
 from sandbox_server.engines.profile import Runtime
 from sandbox_server.execution.grants import Sizing
+from sandbox_server.execution.jobs import MOST_FILES
 from sandbox_server.policy.schema.base import (
     GIB,
     Count,
@@ -62,7 +63,7 @@ class Limits(Strict):
     shm: Tmpfs | None = None
     open_files: Annotated[Count, Field(ge=64, le=1024**2)] | None = None
     file_size: Annotated[Size, Field(ge=4096, le=1024 * GIB)] | None = None
-    files_out: Annotated[Count, Field(ge=0, le=10_000)] | None = None
+    files_out: Annotated[Count, Field(ge=0, le=MOST_FILES)] | None = None
 
 
 class LanguageRule(Limits):

@@ -107,4 +107,10 @@ def test_whole_rows_can_be_used_where_nothing_is_withheld() -> None:
 
 def test_the_row_number_of_sqlite_is_no_way_to_a_withheld_key() -> None:
     assert not ask("sqlite", "select rowid from users", columns_deny=("*.users.id",)).allowed
+    for sql in (
+        "select u.rowid from (select name from users) u",
+        "select rowid from (select name from users)",
+    ):
+        assert not ask("sqlite", sql).allowed
     assert ask("sqlite", "select rowid from orders").allowed
+    assert ask("sqlite", "select x.rowid from (select rowid from orders) x").allowed

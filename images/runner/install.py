@@ -1,0 +1,98 @@
+"""Installs packages in a sandbox, as a run of its own before the caller's: pip or npm, and then what has come.
+
+    install.py pip|npm PACKAGE...
+
+The names were checked by the server. What is installed goes to /workspace/.packages, where Python and Node.js
+look for it and which is part of the workspace's limit. Nothing of a package runs: wheels only, no scripts.
+All that the package manager says goes to stderr; stdout gets one line of JSON, {"installed": [[name, version]...]}.
+Everything here runs as the program would, and is worth as much: the server checks what it reads of it.
+"""
+
+import glob
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+ROOT = "/workspace/.packages"
+TEMPORARY = ROOT + "/.tmp"
+MOST = 200
+GIVEN = (
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT",
+    "NODE_EXTRA_CA_CERTS", "PIP_INDEX_URL", "npm_config_registry", "npm_config_cafile",
+)  # fmt: skip
+
+
+def main():
+    tool, wanted = sys.argv[1], sys.argv[2:]
+    os.makedirs(TEMPORARY, mode=0o700, exist_ok=True)
+    os.chdir(ROOT)
+    before = installed(tool)
+    try:
+        code = subprocess.call(command(tool, wanted), env=environment(), stdout=2)
+        added = sorted(set(installed(tool)) - set(before))
+    finally:
+        shutil.rmtree(TEMPORARY, ignore_errors=True)
+    print(json.dumps({"installed": added[:MOST]}))
+    return code if 0 <= code < 256 else 1
+
+
+def environment():
+    """The way out that the server gives, and no settings that a program has left in the workspace."""
+    given = {name: os.environ[name] for name in GIVEN if name in os.environ}
+    return {
+        **given,
+        **{name.lower(): value for name, value in given.items() if name.endswith("_PROXY")},
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": TEMPORARY,
+        "TMPDIR": TEMPORARY,
+        "PYTHONUSERBASE": ROOT,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PIP_CONFIG_FILE": os.devnull,
+    }
+
+
+def command(tool, wanted):
+    if tool == "pip":
+        return [
+            sys.executable, "-P", "-m", "pip", "install", "--user", "--only-binary", ":all:", "--no-input",
+            "--break-system-packages", "--no-cache-dir", "--no-compile", "--no-warn-script-location",
+            "--disable-pip-version-check", "--progress-bar", "off", "--retries", "1",
+            "--constraint", "/usr/share/sandbox/python-packages.txt", "--", *wanted,
+        ]  # fmt: skip
+    return [
+        "npm", "install", "--prefix", ROOT, "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier",
+        "--userconfig", os.devnull, "--globalconfig", os.devnull, "--cache", TEMPORARY + "/npm", "--logs-max=0",
+        "--fetch-retries=1", "--loglevel=error", "--", *wanted,
+    ]  # fmt: skip
+
+
+def installed(tool):
+    """What lies there, as (name, version)."""
+    return _wheels() if tool == "pip" else _modules()
+
+
+def _wheels():
+    found = []
+    for path in glob.glob(ROOT + "/lib/python3*/site-packages/*.dist-info"):
+        name, _, version = os.path.basename(path).removesuffix(".dist-info").rpartition("-")
+        found.append((name, version))
+    return found
+
+
+def _modules():
+    try:
+        with open(ROOT + "/node_modules/.package-lock.json", encoding="utf-8") as file:
+            packages = json.load(file)["packages"]
+    except (OSError, ValueError, KeyError):
+        return []
+    return [
+        (path.rpartition("node_modules/")[2], str(facts.get("version", "")))
+        for path, facts in packages.items()
+        if "node_modules/" in path
+    ]
+
+
+sys.exit(main())
