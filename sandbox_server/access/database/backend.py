@@ -79,7 +79,8 @@ class Pool:
         if waiting.cancelled_caught:
             raise Busy("All connections to this database are in use", retry_after=self._limits.wait)
         try:
-            with anyio.CancelScope(shield=True):
+            # Twice: SQLAlchemy asks a few questions of its own on the first connection.
+            with anyio.fail_after(2 * self._limits.connect, shield=True):
                 connection = await self._connect()
                 lease = Lease(connection, (await connection.get_raw_connection()).driver_connection)
             try:

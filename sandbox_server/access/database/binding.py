@@ -49,6 +49,8 @@ def check_params(params: Mapping[str, Any]) -> dict[str, Scalar]:
             raise _wrong(f"params.{name}", "must be text, a number, true, false or null")
         if isinstance(value, str) and (len(value) > MAX_TEXT or "\0" in value):
             raise _wrong(f"params.{name}", f"at most {MAX_TEXT} characters, none of them NUL")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise _wrong(f"params.{name}", "is beyond 64 bits; send it as text")
         if isinstance(value, float) and not math.isfinite(value):
             raise _wrong(f"params.{name}", "must be finite")
     return dict(params)

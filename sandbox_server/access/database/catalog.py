@@ -61,12 +61,12 @@ class Catalogs:
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, tuple[str, ...]], tuple[float, Catalog]] = {}
-        self._lock = anyio.Lock()
+        self._locks: dict[int, anyio.Lock] = {}
 
     async def get(self, backend: Backend, settings: DatabaseSettings) -> Catalog:
         """Raises DatabaseUnavailable."""
         key = (id(backend), tuple(sorted(_schemas(settings.rules))))
-        async with self._lock:
+        async with self._locks.setdefault(id(backend), anyio.Lock()):
             known = self._known.get(key)
             if known is None or time.monotonic() - known[0] > TTL:
                 known = (time.monotonic(), await _read(backend, settings))
@@ -76,6 +76,7 @@ class Catalogs:
     def forget(self, backend: Backend) -> None:
         for key in [key for key in self._known if key[0] == id(backend)]:
             del self._known[key]
+        self._locks.pop(id(backend), None)
 
 
 async def _read(backend: Backend, settings: DatabaseSettings) -> Catalog:

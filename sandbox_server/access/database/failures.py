@@ -116,7 +116,7 @@ def undecided(name: str) -> ChangeUndecided:
 
 
 def _spoken(message: str, sql: str) -> str:
-    message = " ".join(message.split())
+    message = " ".join(message[:2000].split())
     known = sql.casefold()
     for match in _QUOTED.finditer(message):
         quoted = (match[1] or match[2] or "").casefold()

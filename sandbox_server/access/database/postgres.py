@@ -10,6 +10,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -25,8 +26,8 @@ from sandbox_server.access.database.settings import DatabaseSettings
 from sandbox_server.access.database.values import Collector, cell_size, from_json
 from sandbox_server.errors import ConfigError, InvalidRequest, LimitExceeded, PolicyDenied
 
-BATCH = 2 * 1024**2
-"""Bytes that one batch of rows may have at most."""
+BATCH = 8 * 1024**2
+"""Characters that one batch of rows may have at most."""
 _RAW = {"bool", "int2", "int4", "int8", "float4", "float8", "numeric", "uuid", "oid"}
 _TIMES = {"date", "timestamp", "timestamptz"}
 _TEXTS = {"text", "varchar", "bpchar", "name"}
@@ -193,9 +194,12 @@ async def _select(driver: asyncpg.Connection, statement: Statement, settings: Da
         f"SELECT * FROM ({statement.sql}) AS i ({aliases}) "
         f"OFFSET {int(statement.offset)} LIMIT {int(statement.limit) + 1}"
     )
-    cursor = await (await driver.prepare(f"SELECT {select} FROM ({fenced}) AS o")).cursor(*params)
-    collector = _collector(columns, statement, settings)
-    await _collect(cursor, collector, columns, sizes, _batch(columns, sizes, cell))
+    prepared = await driver.prepare(f"SELECT {select} FROM ({fenced}) AS o")
+    collector, batch = _collector(columns, statement, settings), _batch(columns, sizes, cell)
+    if statement.limit < batch:  # then they fit into one answer, which saves two round trips
+        _add(await prepared.fetch(*params), collector, columns, sizes)
+    else:
+        await _collect(await prepared.cursor(*params), collector, columns, sizes, batch)
     return collector.rows()
 
 
@@ -276,7 +280,7 @@ def _is_json(name: str, kind: str) -> bool:
 
 
 def _batch(columns: Sequence[Any], sizes: Sequence[int | None], cell: int) -> int:
-    row = sum(64 if size is None else 4 * cell for size in sizes)
+    row = sum(64 if size is None else cell for size in sizes)
     return max(1, min(500, BATCH // max(1, row)))
 
 
@@ -284,9 +288,15 @@ async def _collect(
     cursor: Any, collector: Collector, columns: Sequence[Any], sizes: Sequence[int | None], batch: int
 ) -> None:
     while records := await cursor.fetch(batch):
-        for record in records:
-            if not collector.add(_row(record, columns, sizes)):
-                return
+        if not _add(records, collector, columns, sizes) or len(records) < batch:
+            return
+
+
+def _add(
+    records: Sequence[Any], collector: Collector, columns: Sequence[Any], sizes: Sequence[int | None]
+) -> bool:
+    """Whether more are wanted."""
+    return all(collector.add(_row(record, columns, sizes)) for record in records)
 
 
 async def _count(
@@ -319,10 +329,19 @@ def _coerced(values: Sequence[Any], types: Sequence[Any]) -> list[Any]:
     for number, (value, kind) in enumerate(zip(values, types, strict=True), 1):
         if value is not None and kind.kind == "scalar" and kind.name in _PARAMS:
             value = convert(value, _PARAMS[kind.name], f"params: number {number} ({kind.name})")
+            if isinstance(value, datetime):
+                value = _zoned(value, kind.name == "timestamptz")
         elif value is not None and not isinstance(value, bytes):
             value = _said(value)
         coerced.append(value)
     return coerced
+
+
+def _zoned(value: datetime, zone: bool) -> datetime:
+    """What has no zone is in UTC, as the session is."""
+    if zone:
+        return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    return value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
 
 
 def _said(value: Any) -> str:

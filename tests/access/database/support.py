@@ -79,7 +79,7 @@ def run_sql(place: Place, sql: str) -> str:
     server = place.server
     assert server is not None
     if place.dialect == "postgres":
-        command = ["psql", "-X", "-q", "-A", "-t", "-F", "\t", "-v", "ON_ERROR_STOP=1", "-c", sql]
+        command = ["psql", "-X", "-q", "-A", "-t", "-F", "\t", "-v", "ON_ERROR_STOP=1", "-f", "-"]
         command += ["-h", server.host, "-p", str(server.port), "-U", server.user, place.dsn.rsplit("/", 1)[1]]
         environment = {"PGPASSWORD": server.password}
     else:
@@ -92,11 +92,10 @@ def run_sql(place: Place, sql: str) -> str:
             f"--socket={server.socket}",
             f"-u{server.user}",
         ]
-        command += [f"-p{server.password}", "app", "-e", sql]
+        command += [f"-p{server.password}", "app"]
         environment = {}
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"} | environment
-    )
+    path = {"PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, input=sql, capture_output=True, text=True, env=path | environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -55,10 +55,6 @@ async def test_bytes_end_a_page_as_rows_do(place: Place, opened: Open) -> None:
     assert answer.next_offset == len(answer.rows)
 
 
-def holes(place: Place, sql: str, *names: str) -> str:
-    return sql.format(*(f":{name}" for name in names))
-
-
 HOSTILE = [
     "' OR 1=1 -- ",
     "\\' OR 1=1 -- ",
@@ -73,20 +69,30 @@ HOSTILE = [
 @pytest.mark.parametrize("value", HOSTILE)
 async def test_a_parameter_is_a_value_whatever_is_in_it(place: Place, opened: Open, value: str) -> None:
     shop = opened(place)
-    sql = holes(place, "SELECT id FROM customers WHERE name = {}", "x")
+    sql = "SELECT id FROM customers WHERE name = :x"
     assert (await shop.query(Query(sql, params={"x": value}), caller=ME)).rows == ()
-    echo = holes(place, "SELECT {} FROM customers WHERE id = {}", "x", "id")
+    echo = "SELECT :x FROM customers WHERE id = :id"
     assert (await shop.query(Query(echo, params={"x": value, "id": 1}), caller=ME)).rows == ((value,),)
 
 
+async def test_a_time_without_a_zone_is_utc_and_one_with_a_zone_is_converted(
+    postgres_place: Place, opened: Open
+) -> None:
+    shop = opened(postgres_place)
+    sql = "SELECT CAST(:at AS timestamptz), CAST(:at AS timestamptz) AT TIME ZONE 'UTC' = :plain"
+    for at, plain in (("2026-01-02T03:04:05", "2026-01-02T03:04:05"), ("2026-01-02T03:04:05+02:00",) * 2):
+        answer = await shop.query(Query(sql, params={"at": at, "plain": plain}), caller=ME)
+        assert answer.rows[0][1] is True
+
+
 async def test_a_parameter_can_occur_twice_and_be_a_limit(place: Place, opened: Open) -> None:
-    sql = holes(place, "SELECT id FROM customers WHERE id >= {} AND tier <= {} LIMIT {}", "n", "n", "n")
+    sql = "SELECT id FROM customers WHERE id >= :n AND tier <= :n LIMIT :n"
     answer = await opened(place).query(Query(sql, params={"n": 1}), caller=ME)
     assert len(answer.rows) == 1
 
 
 async def test_dates_and_decimals_compare_as_what_the_column_is(place: Place, opened: Open) -> None:
-    sql = holes(place, "SELECT id FROM orders WHERE placed >= {} AND total < {} ORDER BY id", "day", "most")
+    sql = "SELECT id FROM orders WHERE placed >= :day AND total < :most ORDER BY id"
     answer = await opened(place).query(Query(sql, params={"day": "2026-01-02", "most": 10}), caller=ME)
     assert answer.rows == ((3,),)
 
@@ -99,6 +105,7 @@ async def test_dates_and_decimals_compare_as_what_the_column_is(place: Place, op
         ({"x": [1]}, "params.x"),
         ({"x": "a" * 70_000}, "params.x"),
         ({"x": "\0"}, "params.x"),
+        ({"x": 2**63}, "params.x"),
         ({"x y": 1}, "params"),
         ({"x": float("inf")}, "params.x"),
     ],
@@ -106,7 +113,7 @@ async def test_dates_and_decimals_compare_as_what_the_column_is(place: Place, op
 async def test_parameters_that_do_not_fit_are_named(
     place: Place, opened: Open, params: dict[str, Any], problem: str
 ) -> None:
-    sql = holes(place, "SELECT id FROM customers WHERE id = {}", "x")
+    sql = "SELECT id FROM customers WHERE id = :x"
     with pytest.raises(InvalidRequest) as refused:
         await opened(place).query(Query(sql, params=params), caller=ME)
     assert problem in refused.value.message

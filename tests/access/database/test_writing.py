@@ -11,7 +11,6 @@ from sandbox_server.access.database.settings import DatabaseSettings
 from sandbox_server.errors import InvalidRequest, LimitExceeded, PolicyDenied, SandboxServerError
 from tests.access.database.conftest import Open
 from tests.access.database.support import ME, Place
-from tests.access.database.test_queries import holes
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def writing(place: Place, **changes: object) -> DatabaseSettings:
 
 async def test_rows_are_added_changed_and_deleted(place: Place, opened: Open) -> None:
     shop = opened(place, writing(place))
-    sql = holes(place, "INSERT INTO notes (id, note) VALUES ({}, {})", "id", "note")
+    sql = "INSERT INTO notes (id, note) VALUES (:id, :note)"
     added = await shop.query(Query(sql, "insert", params={"id": 4, "note": "d'"}), caller=ME)
     assert (added.affected, added.rows, added.operation) == (1, (), "insert")
     sql = "UPDATE notes SET note = 'B' WHERE id = 2"
