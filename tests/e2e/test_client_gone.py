@@ -43,7 +43,9 @@ async def until_it_runs(deployment: Deployment, warm: set[str]) -> str:
     (container,) = warm
 
     def burns() -> bool:
-        return bool(deployment.docker.stats(container, stream=False)["pids_stats"]["current"] > 1)
+        # Without numbers it is created and not started yet.
+        pids = deployment.docker.stats(container, stream=False)["pids_stats"]
+        return bool(pids.get("current", 0) > 1)
 
     with anyio.fail_after(20):
         await until(burns)
