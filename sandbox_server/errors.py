@@ -8,6 +8,7 @@ SandboxServerError
 + LimitExceeded        ask for less                       tool error
 + NotFound             no such thing, or not the caller's tool error
 + Busy                 no capacity now, retry later       tool error with retry_after
+  + QuotaExceeded      the caller's own quota is used up  tool error with retry_after
 + EngineUnavailable    the engine is down                 tool error, never shown as program output
 + AuditUnavailable     the decision log can't be written  tool error; nothing was run
 + UpstreamFailed       a remote server did not answer   tool error; what was asked for may have happened
@@ -59,13 +60,14 @@ class InvalidRequest(SandboxServerError):
 
 
 class PolicyDenied(SandboxServerError):
-    """The policy does not grant this; nothing was run."""
+    """The policy does not grant this; nothing was run. `reason` is a code for programs: `web.no_rule` ..."""
 
     code = "policy_denied"
 
-    def __init__(self, message: str, *, rule: str, hint: str = "") -> None:
+    def __init__(self, message: str, *, rule: str, hint: str = "", reason: str = "") -> None:
         super().__init__(message, hint=hint)
         self.rule = rule
+        self.reason = reason
 
 
 class LimitExceeded(SandboxServerError):
@@ -89,6 +91,16 @@ class Busy(SandboxServerError):
     def __init__(self, message: str, *, retry_after: float, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.retry_after = retry_after
+
+
+class QuotaExceeded(Busy):
+    """The caller has used up what the policy grants it for a time; nothing was run."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, message: str, *, rule: str, retry_after: float, hint: str = "") -> None:
+        super().__init__(message, retry_after=retry_after, hint=hint)
+        self.rule = rule
 
 
 class EngineUnavailable(SandboxServerError):

@@ -86,6 +86,22 @@ class DecisionLog:
             raise
         return decision_id
 
+    def told(self, record: Mapping[str, object], *, kind: str = "decision") -> str:
+        """As `decision`, for those that can't wait: the line is handed over, and written before long. While the
+        log can't be written nothing is taken. Raises AuditUnavailable."""
+        if not self._rules.wants(record):
+            return ""
+        full = len(self._waiting) >= _MOST_WAITING
+        if self._closing or full or not self.healthy:
+            self._files.lost += 1
+            if self._rules.on_failure == "stop":
+                raise AuditUnavailable("the decision log can't be written", hint=_HINT)
+            return ""
+        decision_id = uuid.uuid4().hex
+        head = {"kind": kind, "decision_id": decision_id, "trace_id": ""}
+        self._enqueue(_Line({**_now(), **head, **record}, self._masking))
+        return decision_id
+
     def outcome(
         self,
         decision_id: str,

@@ -7,11 +7,12 @@ here is free of MCP and of any engine.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from sandbox_server.engines.profile import KIB, MIB
+from sandbox_server.execution.caps import Caps
 from sandbox_server.execution.file_models import FileAnswer, FileOperation
+from sandbox_server.execution.grants import Rights
 from sandbox_server.execution.models import (
     Content,
     Page,
@@ -33,36 +34,20 @@ ANONYMOUS = "anonymous"
 class Caller:
     """Who calls: everything that a caller may reach, and every quota, goes by `principal`.
 
-    `connection` is the id of the connection that the call came on, None if it came on none.
+    `connection` is the id of the connection that the call came on, None if it came on none. `rights` is what
+    the policy grants; None: what the manager was made with, which is nothing where a policy is enforced.
+    `who` is what the layers above know of the caller: kept beside what outlives a call, and given back to
+    them, so that they can judge anew when the policy changes.
     """
 
     principal: str = ANONYMOUS
     connection: str | None = None
+    rights: Rights | None = field(default=None, compare=False, repr=False)
+    who: object = field(default=None, compare=False, repr=False)
 
 
 OnEvent = Callable[[RunEvent], None]
 """Called synchronously on the event loop, in the order of the events; must not block or raise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Caps:
-    """The most a caller may ask for, and what it gets when it asks for nothing.
-
-    Times in seconds, sizes in bytes, `max_files` and `max_args` are counts. `max_files_bytes`
-    is over all files of a call, after decoding. `default_output` and `max_output` are what is
-    kept of each stream. `reuse`: whether some language may be asked to use its sandboxes again.
-    """
-
-    max_wall: float = 300.0
-    default_wall: float = 30.0
-    max_code: int = MIB
-    max_output: int = MIB
-    default_output: int = 256 * KIB
-    max_files: int = 64
-    max_files_bytes: int = 16 * MIB
-    max_args: int = 64
-    max_stdin: int = 4 * MIB
-    reuse: bool = False
 
 
 class SessionOperations(Protocol):
@@ -164,10 +149,10 @@ class Executor(Protocol):
         what is not there and what is another principal's alike."""
         ...
 
-    def languages(self) -> tuple[str, ...]:
-        """The languages that `run` knows, most used first. Known even while the engine is down."""
+    def languages(self, caller: Caller) -> tuple[str, ...]:
+        """The languages that the caller may use, most used first. Known even while the engine is down."""
         ...
 
-    def caps(self) -> Caps:
-        """The limits that calls are held to."""
+    def caps(self, caller: Caller) -> Caps:
+        """The limits that the caller's calls are held to."""
         ...

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import Busy, InvalidRequest, LimitExceeded, NotFound, SandboxLost
 from sandbox_server.execution.api import Caller, OnEvent
-from sandbox_server.execution.grants import Grant, Sizing
+from sandbox_server.execution.grants import Grant, Rights, Sizing
 from sandbox_server.execution.models import (
     Queued,
     ResetWhat,
@@ -18,21 +19,24 @@ from sandbox_server.execution.models import (
 )
 from sandbox_server.execution.pool import Pools
 from sandbox_server.execution.quota import Underway
+from sandbox_server.execution.regranting import fits, retained
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.execution.session import Session
 from sandbox_server.execution.sessions import Sessions
 from sandbox_server.execution.tailored import profile_for
 
+_CHANGED = "the policy has changed"
 _EVERYWHERE = "bash"
 """Every image has it."""
 
 
 class SessionDesk:
-    """The `SessionOperations` of a manager, which runs code in these sessions."""
+    """The `SessionOperations` of a manager, which runs code in these sessions. `default` are the rights of
+    callers that bring none."""
 
-    def __init__(self, pools: Pools, grants: Mapping[str, Grant], sizing: Sizing, underway: Underway) -> None:
+    def __init__(self, pools: Pools, default: Rights, sizing: Sizing, underway: Underway) -> None:
         self._pools = pools
-        self._grants = grants
+        self._default = default
         self._sizing = sizing
         self._underway = underway
         self.registry = Sessions(sizing)
@@ -40,18 +44,14 @@ class SessionDesk:
     # --- the operations
 
     async def create(self, request: SessionRequest, *, caller: Caller, on_event: OnEvent) -> SessionView:
-        grant = self._grants.get(request.language)
-        if grant is None:
-            raise InvalidRequest(
-                f"unknown language '{request.language[:40]}'", hint=f"one of: {', '.join(self._grants)}"
-            )
-        profile = profile_for(request.limits, grant)
+        profile = profile_for(request.limits, self.grant(request.language, caller))
         ttl = self._ttl(request.ttl)
-        with self._underway.one(caller.principal):
+        with self.underway(caller):
             self.check_room(caller.principal)
             session = Session(
                 profile, caller.principal, idle=self._sizing.session_idle, ttl=ttl, explicit=True
             )
+            session.who = caller.who
             self.registry.add(session)
             session.opening = True
             try:
@@ -61,34 +61,35 @@ class SessionDesk:
                 raise
             finally:
                 session.opening = False
-        return self.view(session, "kept", "a new session")
+        return self.view(session, "kept", "a new session", caller)
 
     def list(self, *, caller: Caller) -> tuple[SessionView, ...]:
         self.expire()
-        return tuple(self._seen(session) for session in self.registry.reachable(caller))
+        return tuple(self._seen(session, caller) for session in self.registry.reachable(caller))
 
     def info(self, handle: str, *, caller: Caller) -> SessionView:
-        return self._seen(self.find(handle, caller))
+        return self._seen(self.find(handle, caller), caller)
 
     async def reset(self, handle: str, what: ResetWhat, *, caller: Caller, on_event: OnEvent) -> SessionView:
         session = self.find(handle, caller)
-        with self._underway.one(caller.principal):
+        with self.underway(caller):
             async with session.lock.taken(in_turn(on_event)):
                 sandbox = self._living(session)
                 if what == "interpreter":
-                    return await self._restart(session, sandbox)
-                return await self._replace(session, on_event)
+                    return await self._restart(session, sandbox, caller)
+                return await self._replace(session, caller, on_event)
 
-    async def _restart(self, session: Session, sandbox: Sandbox) -> SessionView:
+    async def _restart(self, session: Session, sandbox: Sandbox, caller: Caller) -> SessionView:
         try:
             await sandbox.reset()
         except SandboxLost:
             self._fail(session, "its sandbox was lost while it was reset")
             raise
         session.restart()
-        return self.view(session, "reset", "all processes were ended; variables are gone, files are kept")
+        note = "all processes were ended; variables are gone, files are kept"
+        return self.view(session, "reset", note, caller)
 
-    async def _replace(self, session: Session, on_event: OnEvent) -> SessionView:
+    async def _replace(self, session: Session, caller: Caller, on_event: OnEvent) -> SessionView:
         """The old sandbox goes first: there may be no place for two."""
         old, session.sandbox = session.sandbox, None
         session.opening = True  # keeps its place among the sessions
@@ -104,7 +105,7 @@ class SessionDesk:
         if session.closed:
             self.lost(session, "")
             raise self.registry.over(session.id, session.principal)
-        return self.view(session, "lost", "a new sandbox, as asked; variables and files are gone")
+        return self.view(session, "lost", "a new sandbox, as asked; variables and files are gone", caller)
 
     def extend(self, handle: str, ttl: float | None, *, caller: Caller) -> SessionView:
         session = self.find(handle, caller)
@@ -121,15 +122,29 @@ class SessionDesk:
             )
         session.deadline = last if ttl is None else now + ttl
         session.used = now
-        return self._seen(session)
+        return self._seen(session, caller)
 
     def close(self, handle: str, *, caller: Caller) -> SessionView:
         session = self.find(handle, caller)
         story = "it was closed; variables, files and processes are gone"
         self.lost(session, story)
-        return self.view(session, "lost", story)
+        return self.view(session, "lost", story, caller)
 
     # --- what the manager shares
+
+    def rights(self, caller: Caller) -> Rights:
+        return self._default if caller.rights is None else caller.rights
+
+    def grant(self, language: str, caller: Caller) -> Grant:
+        """Raises InvalidRequest for a language that the caller does not have."""
+        known = self.rights(caller).languages
+        if language not in known:
+            raise InvalidRequest(f"unknown language '{language[:40]}'", hint=f"one of: {', '.join(known)}")
+        return known[language]
+
+    def underway(self, caller: Caller) -> AbstractContextManager[None]:
+        """One more call of the caller's. Raises Busy."""
+        return self._underway.one(caller.principal, self.rights(caller).runs)
 
     def find(self, handle: str, caller: Caller) -> Session:
         """One of the caller's. Raises NotFound, which says so if it is over."""
@@ -214,40 +229,53 @@ class SessionDesk:
         if session is not None and (sandbox := session.lose("another caller needed its place")):
             self._pools.discard(sandbox)
 
-    def check_language(self, grant: Grant, session: Session) -> None:
+    def check_language(self, grant: Grant, session: Session, caller: Caller) -> None:
         """Raises InvalidRequest for a language that the session's image does not have."""
         if not _fits(grant, session.profile):
-            names = self._languages(session.profile)
+            names = self._languages(session.profile, caller)
             raise InvalidRequest(
                 f"{grant.language.name} does not run in a session with image '{session.profile.image}', "
                 f"which runs {', '.join(names)}",
                 hint=f"nothing was run; create a session with language {grant.language.name}",
             )
 
+    def regrant(self, rights_of: Callable[[object], Rights]) -> None:
+        """End the sessions whose callers no longer have a right to them; the others go on as they are."""
+        for session in self.registry.all():
+            profile = retained(session.profile, rights_of(session.who), own=not session.explicit)
+            if profile is None or not self.registry.rekey(session, profile):
+                self.lost(session, f"{_CHANGED} and no longer grants it; variables and files are gone")
+            elif not fits(session.profile, profile):
+                session.profile = profile
+                self._fail(session, f"{_CHANGED}: its limits are lower")
+            else:
+                session.profile = profile
+
     def expire(self) -> None:
         for sandbox in self.registry.expire():
             self._pools.discard(sandbox)
 
-    def view(self, session: Session, state: SessionState, note: str) -> SessionView:
+    def view(self, session: Session, state: SessionState, note: str, caller: Caller) -> SessionView:
         return SessionView(
             info=session.info(state, note),
             image=session.profile.image,
-            languages=self._languages(session.profile),
+            languages=self._languages(session.profile, caller),
             limits=session.profile.limits,
             age=time.monotonic() - session.created,
             running=session.lock.locked(),
             explicit=session.explicit,
         )
 
-    def _seen(self, session: Session) -> SessionView:
+    def _seen(self, session: Session, caller: Caller) -> SessionView:
         """As it is, without touching it."""
         if session.sandbox is None or session.loss:
-            return self.view(session, "lost", session.loss)
+            return self.view(session, "lost", session.loss, caller)
         note = "a call was cancelled; the next result says whether variables are gone"
-        return self.view(session, "kept", note if session.interrupted else "")
+        return self.view(session, "kept", note if session.interrupted else "", caller)
 
-    def _languages(self, profile: Profile) -> tuple[str, ...]:
-        return tuple(name for name, grant in self._grants.items() if _fits(grant, profile))
+    def _languages(self, profile: Profile, caller: Caller) -> tuple[str, ...]:
+        granted = self.rights(caller).languages
+        return tuple(name for name, grant in granted.items() if _fits(grant, profile))
 
     def _ttl(self, asked: float | None) -> float:
         most = self._sizing.session_ttl

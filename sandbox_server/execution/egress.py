@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from anyio.abc import ByteStream
@@ -10,10 +10,11 @@ from anyio.abc import ByteStream
 
 @dataclass(frozen=True, slots=True)
 class EgressAccess:
-    """Which profile of the policy a run gets, and on whose behalf."""
+    """Which profile of the policy a run gets, and on whose behalf (`who`: see `Caller`)."""
 
     profile: str
     principal: str
+    who: object = field(default=None, compare=False, repr=False)
 
 
 class Outlet(Protocol):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
+from sandbox_server.execution import file_rights
 from sandbox_server.execution.api import Caller, OnEvent
 from sandbox_server.execution.desk import SessionDesk, in_turn
 from sandbox_server.execution.file_models import FileAnswer, FileOperation
 from sandbox_server.execution.files import Files
-from sandbox_server.execution.grants import Grant
 from sandbox_server.execution.models import RunEvent, SessionRequest
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.execution.session import Session
@@ -25,28 +24,29 @@ def _ignore(event: RunEvent) -> None:
 class FileDesk:
     """Files of sessions. Does not wait for the code that runs in a session."""
 
-    def __init__(self, sessions: SessionDesk, grants: Mapping[str, Grant]) -> None:
+    def __init__(self, sessions: SessionDesk) -> None:
         self._sessions = sessions
-        self._language = _FIRST if _FIRST in grants else next(iter(grants), _FIRST)
-        self._grants = grants
 
     async def perform(self, operation: FileOperation, caller: Caller, handle: str | None) -> FileAnswer:
+        rules = self._sessions.rights(caller).files
         session = await self.session_for(caller, handle)
         sandbox = await self.sandbox_of(session)
         session.used = time.monotonic()
         try:
-            result = await Files(sandbox).perform(operation)
+            result = await file_rights.perform(Files(sandbox), file_rights.rooted(operation, rules), rules)
         finally:
             session.used = time.monotonic()
         return FileAnswer(result, session.info(*session.tell()))
 
     async def session_for(self, caller: Caller, handle: str | None, on_event: OnEvent = _ignore) -> Session:
         """That of the handle, the connection's own, or a new one whose handle the answer tells."""
+        granted = self._sessions.rights(caller).languages
+        language = _FIRST if _FIRST in granted else next(iter(granted), _FIRST)
         if handle is None and caller.connection is not None:
-            profile = self._grants[self._language].profile
-            return self._sessions.registry.of(caller.principal, caller.connection, profile)
+            profile = self._sessions.grant(language, caller).profile
+            return self._sessions.registry.of(caller.principal, caller.connection, profile, caller.who)
         if handle is None:
-            request = SessionRequest(language=self._language)
+            request = SessionRequest(language=language)
             made = await self._sessions.create(request, caller=caller, on_event=on_event)
             handle = made.info.id or ""
         return self._sessions.find(handle, caller)

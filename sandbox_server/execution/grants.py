@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sandbox_server.engines.profile import Profile, SandboxLimits
 from sandbox_server.execution.languages import Language
 from sandbox_server.execution.models import RunLimits
+from sandbox_server.guards.files import FileRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,21 @@ class Grant:
     egress: str | None = None
     reuse: bool = False
     files_out: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rights:
+    """What a caller may do with sandboxes, by one revision of the policy. Made once for each set of roles, so
+    that two callers with the same rights have the same object: it goes by identity.
+
+    `files` are the rules for names in file operations, None: there are none. `runs` is how many calls it may
+    have under way, None: as many as the deployment gives anybody.
+    """
+
+    languages: Mapping[str, Grant] = field(default_factory=dict)
+    files: FileRules | None = None
+    runs: int | None = None
+    revision: str = "none"
 
 
 @dataclass(frozen=True, slots=True)

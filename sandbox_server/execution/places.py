@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sandbox_server.engines.profile import Profile
+from sandbox_server.errors import LimitExceeded
 from sandbox_server.execution.grants import Sizing
 
 
@@ -17,6 +18,14 @@ class Places:
     def could_ever_take(self, profile: Profile) -> bool:
         """Whether there is room for one if nothing else exists."""
         return self._sizing.sandboxes > 0 and profile.limits.memory <= self._sizing.memory
+
+    def check(self, profile: Profile) -> None:
+        """Raises LimitExceeded if there can never be one."""
+        if not self.could_ever_take(profile):
+            raise LimitExceeded(
+                f"one sandbox of image '{profile.image}' is larger than the deployment's whole memory",
+                hint="the operator must raise deployment.memory or lower the limit",
+            )
 
     def take(self, profile: Profile) -> bool:
         """Take a place for one, if there is one."""

@@ -18,12 +18,12 @@ from anyio.abc import TaskGroup
 
 from sandbox_server.engines.base import Container, Engine
 from sandbox_server.engines.profile import Profile
-from sandbox_server.errors import Busy, ConfigError, EngineUnavailable, LimitExceeded, SandboxServerError
+from sandbox_server.errors import Busy, ConfigError, EngineUnavailable, SandboxServerError
 from sandbox_server.execution.grants import Sizing
 from sandbox_server.execution.places import Places
-from sandbox_server.execution.queue import Rounds, Waiter, longest_line
+from sandbox_server.execution.queue import Rounds, Waiter, make_room
 from sandbox_server.execution.sandbox import Sandbox
-from sandbox_server.execution.shelf import RETRY_FIRST, RETRY_MOST, Shelf, Taken, stopped
+from sandbox_server.execution.shelf import RETRY_FIRST, RETRY_MOST, Shelf, Taken, changed, stopped, too_slow
 from sandbox_server.execution.spares import Spares
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,6 @@ TYPICAL_START = 0.5
 
 class Pools:
     """All warm pools of a deployment. `start` runs them in a task group of the manager's.
-
     `longest_run` and `shelf_life` in seconds: a sandbox's deadline leaves room for both and
     a session between them.
     """
@@ -72,15 +71,15 @@ class Pools:
         self._change = anyio.Event()
         self._evicting = False
         self._start_seconds = TYPICAL_START
+        self._revision: str | None = None
 
     @property
     def profiles(self) -> int:
-        """How many there is a pool for: the kept ones and those that somebody waits for."""
+        """How many there is a pool for."""
         return len(self._shelves)
 
     @property
     def last_error(self) -> SandboxServerError | None:
-        """Why some pool's last start failed, if one did."""
         return next((shelf.error for shelf in self._shelves.values() if shelf.error), None)
 
     def start(self, tasks: TaskGroup) -> None:
@@ -95,8 +94,26 @@ class Pools:
         """
         self._tasks = None
         for shelf in self._shelves.values():
-            for waiter in shelf.queue.drain():
-                waiter.settle(stopped())
+            shelf.turn_away(stopped)
+
+    def keep(self, profiles: Iterable[Profile], revision: str, *, longest_run: float) -> None:
+        """From now on `profiles` are kept warm, and no sandbox is handed out that was made under the limits
+        of another revision of the policy: those that wait are destroyed, who waits for one is told."""
+        wanted = set(profiles)
+        self._revision = revision
+        self._lifetime = self._shelf_life + self._sizing.session_ttl + longest_run + 60
+        for sandbox in self._spares.take_all():
+            self.discard(sandbox)
+        for shelf in list(self._shelves.values()):
+            shelf.kept = shelf.profile in wanted
+            while shelf.idle and not shelf.kept:
+                self.discard(shelf.idle.popleft())
+            if shelf.profile.revision != revision:
+                shelf.turn_away(changed)
+            self._forget(shelf)
+        for profile in wanted:
+            self._shelf(profile).kept = True
+        self._wake()
 
     # --- callers
 
@@ -110,11 +127,8 @@ class Pools:
         """
         if self._tasks is None:
             raise stopped()
-        if not self._places.could_ever_take(profile):
-            raise LimitExceeded(
-                f"one sandbox of image '{profile.image}' is larger than the deployment's whole memory",
-                hint="the operator must raise deployment.memory or lower the limit",
-            )
+        self._check_revision(profile)
+        self._places.check(profile)
         while reuse and (spare := self._spares.take(principal, profile)):
             if self._is_good(spare) and spare.principal == principal:
                 return Taken(spare, True, 0.0)
@@ -128,11 +142,19 @@ class Pools:
             self.discard(sandbox)
         begin = time.monotonic()
         while True:
+            self._check_revision(profile)
             sandbox = await self._wait(self._shelf(profile), Waiter(principal, on_position, reuse=reuse))
-            if sandbox.alive:
+            if sandbox.alive and self._is_current(profile):
                 until = time.monotonic() if sandbox.uses else sandbox.begun
                 return Taken(sandbox, False, max(0.0, until - begin))
             self.discard(sandbox)  # it died on the way from its maker
+
+    def _is_current(self, profile: Profile) -> bool:
+        return self._revision in (None, profile.revision)
+
+    def _check_revision(self, profile: Profile) -> None:
+        if not self._is_current(profile):
+            raise changed()
 
     def _shelf(self, profile: Profile) -> Shelf:
         shelf = self._shelves.get(profile)
@@ -150,12 +172,7 @@ class Pools:
         waiting = sum(len(each.queue) for each in self._shelves.values())
         if waiting >= self._sizing.queue:
             busy = self._busy(f"all sandboxes are taken and {waiting} calls wait already", waiting)
-            found = longest_line((each.queue for each in self._shelves.values()), principal)
-            if found is None:
-                raise busy
-            queue, waiter = found
-            queue.remove(waiter)
-            waiter.settle(busy)
+            make_room((each.queue for each in self._shelves.values()), principal, busy)
         return waiting
 
     async def _wait(self, shelf: Shelf, waiter: Waiter) -> Sandbox:
@@ -188,12 +205,9 @@ class Pools:
         return waiter.outcome
 
     def _busy(self, message: str, waiting: int) -> Busy:
-        rounds = 1 + waiting // self._sizing.parallel_starts
-        return Busy(
-            message,
-            retry_after=round(min(60.0, max(1.0, rounds * self._start_seconds)), 1),
-            hint="nothing was run; try again later",
-        )
+        wait = (1 + waiting // self._sizing.parallel_starts) * self._start_seconds
+        wait = round(min(60.0, max(1.0, wait)), 1)
+        return Busy(message, retry_after=wait, hint="nothing was run; try again later")
 
     def give_back(self, sandbox: Sandbox, principal: str, again: bool = True) -> None:
         """After a run of `principal`, to be used `again`: scrub the sandbox in the background and keep it for
@@ -224,7 +238,8 @@ class Pools:
         self._wake()
 
     def _is_good(self, sandbox: Sandbox) -> bool:
-        return sandbox.alive and time.monotonic() - sandbox.started < self._shelf_life
+        young = time.monotonic() - sandbox.started < self._shelf_life
+        return sandbox.alive and young and self._is_current(sandbox.profile)
 
     # --- makers
 
@@ -295,14 +310,18 @@ class Pools:
         try:
             sandbox = await self._open(shelf)
         except (EngineUnavailable, ConfigError) as error:
-            self._failed(shelf, error)
+            shelf.failed(error)
         except Exception:
             # A bug of ours must not take every session down with it.
             _log.exception("a sandbox could not be made")
-            self._failed(shelf, EngineUnavailable("a sandbox could not be made", hint="see the server's log"))
+            shelf.failed(EngineUnavailable("a sandbox could not be made", hint="see the server's log"))
         else:
             self._start_seconds = 0.8 * self._start_seconds + 0.2 * (time.monotonic() - begin)
-            self._succeeded(shelf)
+            shelf.succeeded()
+            for other in self._shelves.values():
+                # The engine answers again. An image that is missing is still missing.
+                if isinstance(other.error, EngineUnavailable):
+                    other.error = None
             self._deliver(shelf, sandbox)
         finally:
             shelf.making -= 1
@@ -335,10 +354,7 @@ class Pools:
                 await self._engine.check(shelf.profile)
                 shelf.checked = True
             return await self._engine.start(shelf.profile, deadline=time.time() + self._lifetime)
-        raise EngineUnavailable(
-            f"the engine did not start a sandbox in {self._patience:g} s",
-            hint="run 'sandbox-server doctor' on the host",
-        )
+        raise too_slow(self._patience)
 
     async def _pump(self, shelf: Shelf, sandbox: Sandbox) -> None:
         await sandbox.pump()
@@ -350,22 +366,6 @@ class Pools:
             shelf.idle.remove(sandbox)
             shelf.back_off()
             self.discard(sandbox)
-
-    def _succeeded(self, shelf: Shelf) -> None:
-        shelf.retry_at, shelf.retry_pause, shelf.error = 0.0, RETRY_FIRST, None
-        for other in self._shelves.values():
-            # The engine answers again. An image that is missing is still missing.
-            if isinstance(other.error, EngineUnavailable):
-                other.error = None
-
-    def _failed(self, shelf: Shelf, error: EngineUnavailable | ConfigError) -> None:
-        """Everybody who waits for this pool learns why at once; warm starts back off."""
-        shelf.error = error
-        shelf.checked = False
-        shelf.back_off()
-        for waiter in shelf.queue.drain():
-            # One each: an exception that many raise collects the frames of them all.
-            waiter.settle(type(error)(error.message, hint=error.hint))
 
     def _deliver(self, shelf: Shelf, sandbox: Sandbox) -> None:
         if not sandbox.alive:
@@ -381,7 +381,7 @@ class Pools:
     # --- looking after
 
     def retire(self) -> None:
-        """Replace warm sandboxes that have waited too long, and give up those that nobody used again."""
+        """Of those that wait, give up what has waited too long."""
         for sandbox in self._spares.take_old():
             self.discard(sandbox)
         for shelf in self._shelves.values():
@@ -390,7 +390,7 @@ class Pools:
                 self.discard(sandbox)
 
     def counts(self) -> dict[str, int]:
-        """For health: sandboxes that exist, that are warm, and calls that wait."""
+        """For health."""
         return {
             "sandboxes": self._places.taken,
             "warm": sum(len(shelf.idle) for shelf in self._shelves.values()),

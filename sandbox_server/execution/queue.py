@@ -131,6 +131,16 @@ class Rounds:
         return min((self._last.get(principal, 0) for principal in queue.counts()), default=0)
 
 
+def make_room(queues: Iterable[FairQueue], newcomer: str, busy: Exception) -> None:
+    """One who waits is told `busy`, so that `newcomer` can wait; or it is raised."""
+    found = longest_line(queues, newcomer)
+    if found is None:
+        raise busy
+    queue, waiter = found
+    queue.remove(waiter)
+    waiter.settle(busy)
+
+
 def longest_line(queues: Iterable[FairQueue], newcomer: str) -> tuple[FairQueue, Waiter] | None:
     """Whose place a newcomer gets when no more may wait: the last call of the principal that has the
     most, if that leaves it no fewer than the newcomer's has then. None: nobody's."""

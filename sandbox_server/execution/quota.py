@@ -23,11 +23,13 @@ class Underway:
         return len(self._counts)
 
     @contextmanager
-    def one(self, principal: str) -> Iterator[None]:
-        """One more of `principal`. Raises Busy if it has as many as it may have."""
-        if self._counts[principal] >= self._most:
+    def one(self, principal: str, most: int | None = None) -> Iterator[None]:
+        """One more of `principal`. Raises Busy if it has as many as it may have: `most`, if that is less than
+        what anybody may have."""
+        most = self._most if most is None else min(self._most, most)
+        if self._counts[principal] >= most:
             raise Busy(
-                f"{self._most} runs of yours are under way, as many as one caller may have",
+                f"{most} runs of yours are under way, as many as one caller may have",
                 retry_after=RETRY_SECONDS,
                 hint="nothing was run; try again when one of them has ended",
             )

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from sandbox_server.errors import InvalidRequest, NotFound, SandboxLost
 from sandbox_server.execution.api import Caller
 from sandbox_server.execution.file_reports import ReadReport
+from sandbox_server.execution.file_rights import may_read
 from sandbox_server.execution.models import Content, Found, Page, Resource
 from sandbox_server.execution.pages import MOST_NEEDLE, text_page
 from sandbox_server.execution.sandbox import Sandbox
@@ -16,6 +17,7 @@ from sandbox_server.execution.sessions import Sessions
 from sandbox_server.execution.store import Blob, Store
 from sandbox_server.execution.transfers import Transfer
 from sandbox_server.execution.uris import FileUri, StreamUri, file_uri, parse, plain, shown, stream_uri
+from sandbox_server.guards.files import FileRules
 from sandbox_server.text import make_visible
 
 DEFAULT_STREAM, MOST_STREAM = 32 * 1024, 256 * 1024
@@ -30,7 +32,7 @@ class Resources:
         self._store = store
         self._sessions = sessions
 
-    def list(self, caller: Caller) -> list[Resource]:
+    def list(self, caller: Caller, rules: FileRules | None) -> list[Resource]:
         """Only of the caller's connection: one that was told of a resource can read it, see `read`."""
         found = []
         for deposit in self._store.of(caller.principal):
@@ -39,18 +41,21 @@ class Resources:
             for stream, blob in deposit.streams.items():
                 found.append(Resource(stream_uri(deposit.id, stream), stream, blob.size))
             for path, blob in deposit.files.items():
-                found.append(Resource(file_uri(deposit.id, path), shown(path), blob.size))
+                if may_read(plain(path), rules):
+                    found.append(Resource(file_uri(deposit.id, path), shown(path), blob.size))
         for session in self._sessions.reachable(caller):
-            found += [Resource(uri, each.path, each.size) for uri, each in session.artifacts.items()]
+            for uri, each in session.artifacts.items():
+                if may_read(plain(uri.removeprefix(file_uri(session.id, ""))), rules):
+                    found.append(Resource(uri, each.path, each.size))
         return found
 
-    async def read(self, uri: str, page: Page, caller: Caller) -> Content:
-        """Raises InvalidRequest for a page that can't be, else NotFound."""
+    async def read(self, uri: str, page: Page, caller: Caller, rules: FileRules | None) -> Content:
+        """Raises InvalidRequest for a page that can't be, else NotFound: also for what `rules` deny."""
         owner, address = caller.principal, parse(uri)
         _check(page, is_stream=isinstance(address, StreamUri))
         if isinstance(address, StreamUri):
             return await self._stream(address, page, owner)
-        if isinstance(address, FileUri):
+        if isinstance(address, FileUri) and may_read(plain(address.path), rules):
             return await self._file(address, page, owner)
         _not_found()
 

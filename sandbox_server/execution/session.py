@@ -46,6 +46,8 @@ class Session:
     opening: bool = False
     closed: bool = False
     loss: str = ""
+    who: object = None
+    """Its caller, as the layers above know it: see `Caller.who`."""
     artifacts: dict[str, Artifact] = field(default_factory=dict)
 
     def note_files(self, artifacts: Iterable[Artifact]) -> None:

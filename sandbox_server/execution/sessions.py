@@ -70,9 +70,22 @@ class Sessions:
         ]
         return min(idle, key=lambda session: session.used, default=None)
 
+    def all(self) -> list[Session]:
+        return list(self._by_id.values())
+
+    def rekey(self, session: Session, profile: Profile) -> bool:
+        """From now on a connection's own is found by this profile, unless another has it already."""
+        for key in [key for key, each in self._by_connection.items() if each is session]:
+            wanted = (*key[:2], profile)
+            if self._by_connection.setdefault(wanted, session) is not session:
+                return False
+            if wanted != key:
+                del self._by_connection[key]
+        return True
+
     # --- finding
 
-    def of(self, principal: str, connection: str, profile: Profile) -> Session:
+    def of(self, principal: str, connection: str, profile: Profile, who: object = None) -> Session:
         """The session of a connection for a profile; made, without a sandbox yet, if need be.
 
         Raises NotFound if the connection has ended: nobody would ever close what a late call began."""
@@ -85,6 +98,7 @@ class Sessions:
             sizing = self._sizing
             session = Session(profile, principal, idle=sizing.session_idle, ttl=sizing.session_ttl)
             self._by_connection[key] = self._by_id[session.id] = session
+        session.who = who
         return session
 
     def add(self, session: Session) -> None:

@@ -109,6 +109,9 @@ class Spares:
             self.remove(oldest.sandbox)
         return oldest.sandbox if oldest else None
 
+    def take_all(self) -> list[Sandbox]:
+        return self._drop(lambda spare: True)
+
     def take_old(self) -> list[Sandbox]:
         """Those that have waited for too long, taken out."""
         until = time.monotonic() - self._sizing.reuse_idle

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import difflib
-from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -13,14 +12,15 @@ import mcp_types as types
 from pydantic import Field
 
 from sandbox_server.errors import LimitExceeded
-from sandbox_server.execution.api import Caps, Executor, OnEvent
+from sandbox_server.execution.api import Caller, Executor, OnEvent
+from sandbox_server.execution.caps import Caps
 from sandbox_server.execution.languages import LANGUAGES
 from sandbox_server.execution.models import InputFile, RunLimits, RunRequest, RunResult
 from sandbox_server.protocol.progress import with_live_output
 from sandbox_server.protocol.registry import invalid
 from sandbox_server.protocol.results import OUTPUT_SCHEMA, to_tool_result
 from sandbox_server.protocol.text import clip, visible
-from sandbox_server.protocol.tools import Arguments, Call, Tool, ToolResult
+from sandbox_server.protocol.tools import Arguments, Asked, Call, Tool, ToolResult
 
 MAX_ARGUMENT_BYTES = 128 * 1024 - 1
 """Linux refuses a longer single argument (MAX_ARG_STRLEN)."""
@@ -73,8 +73,8 @@ def code_execution(executor: Executor) -> Tool:
     """The tool over `executor`. Its schema names the languages, so models need not guess."""
 
     async def handle(arguments: CodeExecutionArguments, call: Call) -> ToolResult:
-        caps = executor.caps()
-        request = to_request(arguments, caps=caps, languages=executor.languages())
+        caps = executor.caps(call.caller)
+        request = to_request(arguments, caps=caps, languages=executor.languages(call.caller))
 
         async def run(on_event: OnEvent) -> RunResult:
             return await executor.run(
@@ -82,26 +82,37 @@ def code_execution(executor: Executor) -> Tool:
             )
 
         result = await with_live_output(call, run)
+        call.told.outcome, call.told.cpu = result.outcome, result.usage.cpu
         return to_tool_result(result, request=request, caps=caps)
 
-    tool = Tool(
+    def fit(schema: dict[str, Any], caller: Caller) -> dict[str, Any]:
+        return _fitted(schema, executor.languages(caller), executor.caps(caller))
+
+    async def ask(arguments: CodeExecutionArguments, call: Call) -> Asked:
+        if arguments.language not in LANGUAGES:
+            raise invalid([_unknown_language(arguments.language, executor.languages(call.caller))])
+        return Asked(call.params.arguments or {})
+
+    return Tool(
         name="code_execution",
         title="Run code in a sandbox",
         description=DESCRIPTION,
         arguments=CodeExecutionArguments,
         handler=handle,
+        fit=fit,
+        ask=ask,
         output_schema=OUTPUT_SCHEMA,
         annotations=types.ToolAnnotations(destructive_hint=False, open_world_hint=False),
     )
-    return replace(tool, input_schema=_schema(tool, executor))
 
 
-def _schema(tool: Tool, executor: Executor) -> dict[str, Any]:
-    """The model's schema with this server's languages and limits."""
-    caps = executor.caps()
-    schema = tool.schema()
+def _fitted(schema: dict[str, Any], languages: tuple[str, ...], caps: Caps) -> dict[str, Any]:
+    """The model's schema with what one caller has of languages and limits."""
     properties = schema["properties"]
-    properties["language"]["enum"] = list(executor.languages())
+    properties["language"]["enum"] = list(languages)
+    if properties["language"].get("default") not in languages:
+        properties["language"].pop("default", None)
+        schema["required"] = [*schema["required"], "language"]
     properties["timeout"] |= {"exclusiveMinimum": 0, "maximum": caps.max_wall, "default": caps.default_wall}
     if not caps.reuse:
         del properties["reuse"]  # nobody could use it, and everybody would read it

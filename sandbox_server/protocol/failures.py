@@ -12,7 +12,7 @@ from typing import Any
 import mcp_types as types
 import structlog
 
-from sandbox_server.errors import Busy, PolicyDenied, SandboxServerError, UpstreamFailed
+from sandbox_server.errors import Busy, PolicyDenied, QuotaExceeded, SandboxServerError, UpstreamFailed
 from sandbox_server.protocol.text import visible
 
 log = structlog.get_logger(__name__)
@@ -28,9 +28,9 @@ def tool_error(error: SandboxServerError) -> types.CallToolResult:
     }
     if isinstance(error, Busy):
         facts["retry_after"] = error.retry_after
-    if isinstance(error, PolicyDenied):
+    if isinstance(error, PolicyDenied | QuotaExceeded):
         facts["rule"] = visible(error.rule)
-    if isinstance(error, UpstreamFailed):
+    if isinstance(error, UpstreamFailed | PolicyDenied) and error.reason:
         facts["reason"] = error.reason
     return _error_result(facts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Literal
 
 import mcp_types as types
@@ -13,7 +14,7 @@ from sandbox_server.execution.models import ResetWhat, SessionLimits, SessionReq
 from sandbox_server.protocol.progress import with_live_output
 from sandbox_server.protocol.registry import invalid
 from sandbox_server.protocol.text import visible
-from sandbox_server.protocol.tools import Arguments, Call, Tool, ToolResult
+from sandbox_server.protocol.tools import Arguments, Asked, Call, Tool, ToolResult
 
 Operation = Literal["create", "list", "info", "reset", "extend", "close"]
 
@@ -60,10 +61,18 @@ def sandbox(executor: Executor) -> Tool:
     """The tool over `executor`."""
 
     async def handle(arguments: SandboxArguments, call: Call) -> ToolResult:
-        problems = _problems(arguments, executor.languages())
+        problems = _problems(arguments, executor.languages(call.caller))
         if problems:
             raise invalid(problems)
         return _result(await _perform(executor, arguments, call))
+
+    async def ask(arguments: SandboxArguments, call: Call) -> Asked:
+        languages = executor.languages(call.caller)
+        asked: dict[str, Any] = {"operation": arguments.operation}
+        if arguments.operation == "create":
+            asked["language"] = arguments.language or next(iter(languages), "")
+            asked |= asdict(_limits(arguments.limits or LimitArguments()))
+        return Asked(asked)
 
     return Tool(
         name="sandbox",
@@ -71,6 +80,7 @@ def sandbox(executor: Executor) -> Tool:
         description=DESCRIPTION,
         arguments=SandboxArguments,
         handler=handle,
+        ask=ask,
         output_schema=OUTPUT_SCHEMA,
         annotations=types.ToolAnnotations(open_world_hint=False),
     )
@@ -95,7 +105,7 @@ async def _perform(executor: Executor, arguments: SandboxArguments, call: Call) 
     match arguments.operation:
         case "create":
             wanted = SessionRequest(
-                language=arguments.language or executor.languages()[0],
+                language=arguments.language or executor.languages(caller)[0],
                 ttl=arguments.ttl,
                 limits=_limits(arguments.limits or LimitArguments()),
             )

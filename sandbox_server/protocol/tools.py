@@ -23,6 +23,17 @@ class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+@dataclass(slots=True)
+class Told:
+    """What a handler tells of its call, for quotas and the decision log: how it ended, if not simply well,
+    CPU seconds that were used, bytes that came in and went out."""
+
+    outcome: str = "ok"
+    cpu: float | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One `tools/call`, beside its arguments."""
@@ -30,6 +41,15 @@ class Call:
     context: Context
     params: types.CallToolRequestParams
     caller: Caller
+    told: Told = field(default_factory=Told)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the policy is asked about: arguments in its words. `columns` are those that a database has."""
+
+    args: Mapping[str, Any]
+    columns: Mapping[str, tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +60,8 @@ class Tool:
     `sandbox_server.errors` and `MCPError`; anything else reaches the client as an
     unexplained internal error. `input_schema` replaces the one made from `arguments`. What annotations
     leave out is as the specification has it: not read-only, destructive, not idempotent, an open world.
+    `fit` makes the argument schema one caller's: with what it may use and no more. `ask` is what the policy
+    is asked about a call; without it the arguments as they came. It may raise what `handler` may.
     """
 
     name: str
@@ -50,6 +72,8 @@ class Tool:
     annotations: types.ToolAnnotations | None = None
     output_schema: Mapping[str, Any] | None = None
     input_schema: Mapping[str, Any] = field(default_factory=dict)
+    fit: Callable[[dict[str, Any], Caller], dict[str, Any]] | None = None
+    ask: Callable[[Any, Call], Awaitable[Asked]] | None = None
 
     def schema(self) -> dict[str, Any]:
         """The JSON schema of the arguments, without what only costs a model's context."""
@@ -61,13 +85,14 @@ class Tool:
         schema["additionalProperties"] = False
         return schema
 
-    def listed(self) -> types.Tool:
-        """The entry of `tools/list`."""
+    def listed(self, caller: Caller) -> types.Tool:
+        """The entry of `tools/list` that this caller sees."""
+        schema = self.schema()
         return types.Tool(
             name=self.name,
             title=self.title,
             description=self.description,
-            input_schema=self.schema(),
+            input_schema=self.fit(schema, caller) if self.fit else schema,
             output_schema=dict(self.output_schema) if self.output_schema is not None else None,
             annotations=self.annotations,
         )

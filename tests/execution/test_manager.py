@@ -233,7 +233,7 @@ async def test_a_dead_engine_is_never_program_output_and_it_recovers(engine: Fak
                 await run(manager, "out hi", on="c")
             health = await manager.health()
             assert health["engine"] == "engine_unavailable"
-            assert manager.languages() == ("python", "javascript", "bash")
+            assert manager.languages(Caller()) == ("python", "javascript", "bash")
             engine.down = False
             assert (await run(manager, "out hi")).outcome == "ok"
             assert (await manager.health())["engine"] == "ok"

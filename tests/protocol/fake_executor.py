@@ -12,7 +12,8 @@ from mcp.client._memory import InMemoryTransport
 
 from sandbox_server.engines.profile import SandboxLimits
 from sandbox_server.errors import NotFound
-from sandbox_server.execution.api import Caller, Caps, OnEvent
+from sandbox_server.execution.api import Caller, OnEvent
+from sandbox_server.execution.caps import Caps
 from sandbox_server.execution.file_models import FileAnswer, FileOperation, FileResult, Written
 from sandbox_server.execution.models import (
     Captured,
@@ -186,10 +187,10 @@ class FakeExecutor:
         self.closed.append(connection)
         self.close_seen.set()
 
-    def languages(self) -> tuple[str, ...]:
+    def languages(self, caller: Caller) -> tuple[str, ...]:
         return ("python", "javascript", "bash")
 
-    def caps(self) -> Caps:
+    def caps(self, caller: Caller) -> Caps:
         return self.limits
 
 

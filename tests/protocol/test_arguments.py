@@ -215,8 +215,8 @@ async def test_what_is_not_given_comes_from_the_caps(executor: FakeExecutor, era
     await call(executor, era, {"code": "1"})
     (request,) = executor.requests
     assert request.language == "python"
-    assert request.limits.wall == executor.caps().default_wall
-    assert request.limits.output == executor.caps().default_output
+    assert request.limits.wall == executor.caps(Caller()).default_wall
+    assert request.limits.output == executor.caps(Caller()).default_output
 
 
 json_values = st.recursive(
@@ -234,7 +234,7 @@ def test_no_arguments_whatsoever_are_an_exception(arguments: dict[str, Any]) -> 
     try:
         parsed = parse_arguments(CodeExecutionArguments, arguments)
         assert isinstance(parsed, CodeExecutionArguments)
-        to_request(parsed, caps=executor.caps(), languages=executor.languages())
+        to_request(parsed, caps=executor.caps(Caller()), languages=executor.languages(Caller()))
     except SandboxServerError as error:
         error.message.encode()
 

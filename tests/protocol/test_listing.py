@@ -57,7 +57,7 @@ async def test_the_schema_names_the_languages_and_the_limits(executor: FakeExecu
     (tool, *_) = (await listed(executor, "legacy")).tools
     properties = tool.input_schema["properties"]
     assert properties["language"]["enum"] == ["python", "javascript", "bash"]
-    assert properties["timeout"]["maximum"] == executor.caps().max_wall
+    assert properties["timeout"]["maximum"] == executor.caps(Caller()).max_wall
     assert tool.input_schema["required"] == ["code"]
     assert tool.input_schema["additionalProperties"] is False
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -74,6 +74,7 @@ class Connection:
         if self.story is not None:
             self.story.scheme, self.story.host, self.story.port = connect.scheme, connect.host, connect.port
             self.story.method = connect.method
+        connect = replace(connect, principal=self.access.principal, who=self.access.who)
         grant = self.gateway.decide(connect)
         if self.story is not None:
             self.story.rule, self.story.verdict = grant.rule, "allowed"
@@ -145,6 +146,7 @@ class Connection:
             bytes_out=out,
             bytes_in=into,
             seconds=seconds,
+            who=self.access.who,
         )
 
     # --- time

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from anyio.abc import ByteStream
@@ -27,6 +27,9 @@ class Connect:
     scheme: Scheme
     method: str | None = None
     path: str | None = None
+    principal: str = field(default="", compare=False)
+    who: object = field(default=None, compare=False, repr=False)
+    """Whose program it is, as in `EgressAccess`."""
 
 
 Judge = Callable[[Connect], EgressGrant]
@@ -62,6 +65,7 @@ class ConnectionRecord:
     bytes_out: int
     bytes_in: int
     seconds: float
+    who: object = field(default=None, compare=False, repr=False)
 
 
 OnConnection = Callable[[ConnectionRecord], None]

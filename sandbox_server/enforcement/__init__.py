@@ -1,0 +1,1 @@
+"""The policy put in force: what every call and everything that leaves the house passes."""

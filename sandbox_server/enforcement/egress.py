@@ -1,0 +1,75 @@
+"""The way out of sandboxes by the policy that holds now: which profile, which hosts, how many bytes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import Final
+
+from sandbox_server.access.egress.models import Connect, ConnectionRecord
+from sandbox_server.enforcement.current import PROFILES_JOINED
+from sandbox_server.enforcement.gate import Gate
+from sandbox_server.errors import ConfigError, PolicyDenied
+from sandbox_server.guards.web import EgressGrant, EgressLimits
+from sandbox_server.policy.decision import Json, Principal, Request
+
+_DENIED: Final = "egress.denied"
+
+
+class EgressRules:
+    """What the proxy asks and tells. A caller whose roles have several profiles has all of them: what one
+    allows is allowed, what one denies is denied."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def judge(self, connect: Connect) -> EgressGrant:
+        """Raises PolicyDenied, AuditUnavailable."""
+        quota = self._gate.current.effective(connect.who).quotas
+        self._gate.quotas.check_bytes(connect.principal, quota)
+        refused: PolicyDenied | None = None
+        granted: EgressGrant | None = None
+        for name in connect.profile.split(PROFILES_JOINED):
+            try:
+                decision = self._gate.judge(connect.who, Request("egress", _args(name, connect)))
+            except PolicyDenied as error:
+                if error.reason == _DENIED:
+                    raise
+                refused = refused or error
+                continue
+            if isinstance(decision.grant, EgressGrant):
+                granted = granted or decision.grant
+        if granted is None:
+            raise refused or PolicyDenied("no profile allows this", rule="default")
+        return granted
+
+    def limits(self, profile: str) -> EgressLimits:
+        """Of several profiles the most of each number."""
+        known = self._gate.current.policy.file.egress.profiles
+        found = [known[name] for name in profile.split(PROFILES_JOINED) if name in known]
+        if not found:
+            raise ConfigError(f"there is no egress profile '{profile}' any more", hint="call again")
+        return EgressLimits(
+            **{each.name: max(getattr(one, each.name) for one in found) for each in fields(EgressLimits)}
+        )
+
+    def connected(self, record: ConnectionRecord) -> None:
+        """After its end: counted, and recorded."""
+        quota = self._gate.current.effective(record.who).quotas
+        self._gate.quotas.charge_bytes(record.principal, quota, record.bytes_out)
+        fields_ = {name: value for name, value in asdict(record).items() if name != "who"}
+        who = record.who
+        fields_["principal"] = {
+            "sub": who.sub if isinstance(who, Principal) else record.principal,
+            "iss": who.iss if isinstance(who, Principal) else None,
+        }
+        fields_["decision"] = "deny" if record.verdict == "denied" else "allow"
+        self._gate.log.told(fields_, kind="connection")
+
+
+def _args(profile: str, connect: Connect) -> dict[str, Json]:
+    args: dict[str, Json] = {
+        "profile": profile, "host": connect.host, "port": connect.port, "scheme": connect.scheme
+    }  # fmt: skip
+    if connect.method is not None:
+        args |= {"method": connect.method, "path": connect.path}
+    return args

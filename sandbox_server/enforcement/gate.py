@@ -1,0 +1,183 @@
+"""The one point that every call passes: quota, decision, record, the human's word, and the outcome."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+
+import anyio
+
+from sandbox_server.audit.log import DecisionLog
+from sandbox_server.enforcement.current import Current
+from sandbox_server.enforcement.quotas import Quotas, kind_of
+from sandbox_server.errors import PolicyDenied, QuotaExceeded, SandboxServerError
+from sandbox_server.execution.api import Caller
+from sandbox_server.policy.decision import Decision, Limit, Principal, Request
+from sandbox_server.policy.engine import decide
+from sandbox_server.policy.records import decision_record
+
+Columns = Mapping[str, tuple[str, ...]]
+Confirm = Callable[[Decision], Awaitable[bool]]
+"""Asks the caller's human. Raises `Unanswered` if the answer will come with another call."""
+
+
+class Unanswered(Exception):
+    """The question is on its way; this call ends without having done anything."""
+
+
+@dataclass(slots=True)
+class Admission:
+    """A call that may go on. Whoever carries it out says what came of it: `outcome` if it is not simply ok,
+    CPU seconds (None: nobody knows), bytes."""
+
+    request: Request
+    decision: Decision
+    outcome: str = "ok"
+    cpu: float | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    detail: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def confirmed(self) -> bool:
+        return self.decision.effect == "ask"
+
+
+_admission: ContextVar[Admission | None] = ContextVar("admission", default=None)
+
+
+def admission() -> Admission | None:
+    """That of the call that is being carried out, for judges further down."""
+    return _admission.get()
+
+
+class Gate:
+    """Safe for many calls at once. Whatever goes wrong in here is a call that is not made."""
+
+    def __init__(self, current: Current, quotas: Quotas, log: DecisionLog) -> None:
+        self.current = current
+        self.quotas = quotas
+        self.log = log
+
+    @asynccontextmanager
+    async def admit(
+        self, caller: Caller, request: Request, confirm: Confirm, *, columns: Columns | None = None
+    ) -> AsyncIterator[Admission]:
+        """Raises PolicyDenied, QuotaExceeded, AuditUnavailable, and what `confirm` raises."""
+        begun = time.monotonic()
+        policy, who = self.current.policy, _known(caller.who)
+        quota = self.current.effective(who).quotas
+        decision = self._within(caller, request, quota) or decide(policy, who, request, columns=columns)
+        record = decision_record(who, request, decision, claims=self.current.claims)
+        identity = await self.log.decision(record)
+        entered = Admission(request, decision)
+        outcome = "error"
+        try:
+            if isinstance(exceeded := decision.grant, QuotaExceeded):
+                raise exceeded
+            await self._answered(decision, confirm)
+            reserved = self.quotas.reserve_cpu(caller.principal, quota, _cpu(request, decision))
+            token = _admission.set(entered)
+            try:
+                yield entered
+            finally:
+                _admission.reset(token)
+                used = entered.cpu if entered.cpu is not None else _at_most(decision, begun)
+                self.quotas.settle_cpu(reserved, used)
+            outcome = entered.outcome
+        except SandboxServerError as error:
+            outcome = error.code
+            raise
+        except Unanswered:
+            outcome = "asked"
+            raise
+        except anyio.get_cancelled_exc_class():
+            outcome = "cancelled"
+            raise
+        finally:
+            self.log.outcome(
+                identity,
+                outcome,
+                duration=time.monotonic() - begun,
+                bytes_in=entered.bytes_in,
+                bytes_out=entered.bytes_out,
+                detail=entered.detail,
+            )
+
+    def judge(self, who: object, request: Request, *, record: bool = True) -> Decision:
+        """For what a call that was admitted does further on, such as following a redirect. Does not wait.
+        Raises PolicyDenied; nobody is asked any more, so what would have to be is denied."""
+        principal = _known(who)
+        decision = decide(self.current.policy, principal, request)
+        entered = admission()
+        same = entered is not None and entered.confirmed and entered.request.tool == request.tool
+        if decision.effect == "ask" and not same:
+            decision = replace(
+                decision,
+                effect="deny",
+                reason="ask.too_late",
+                message="the policy asks a human before this",
+                hint="call it directly",
+                grant=None,
+            )
+        if record:
+            self.log.told(decision_record(principal, request, decision, claims=self.current.claims))
+        if decision.effect == "deny":
+            raise denied(decision)
+        return decision
+
+    def _within(self, caller: Caller, request: Request, quota: Mapping[str, Limit]) -> Decision | None:
+        """None while the quota lasts, else the denial. Also calls that are denied then have counted."""
+        kind = kind_of(request)
+        if not kind:
+            return None
+        try:
+            self.quotas.take(caller.principal, kind, quota)
+        except (QuotaExceeded, PolicyDenied) as error:
+            return Decision(
+                "deny", error.rule, f"quota.{kind}", error.message, self.current.policy.revision,
+                hint=error.hint, limits=quota, grant=error if isinstance(error, QuotaExceeded) else None,
+            )  # fmt: skip
+        return None
+
+    async def _answered(self, decision: Decision, confirm: Confirm) -> None:
+        if decision.effect == "deny":
+            raise denied(decision)
+        if decision.effect == "ask" and not await confirm(decision):
+            raise PolicyDenied(
+                "the policy asks a human before this, and nobody has agreed",
+                rule=decision.rule,
+                hint="nothing was run; it needs a client that can ask (elicitation), and a yes",
+            )
+
+
+def denied(decision: Decision) -> PolicyDenied:
+    """What the caller is told. It is for a model, which should learn what it may do instead."""
+    hint = decision.hint
+    if decision.nearest and decision.nearest not in hint:
+        hint = f"{hint}; nearest: {decision.nearest}" if hint else f"nearest: {decision.nearest}"
+    return PolicyDenied(
+        decision.message or "the policy denies this", rule=decision.rule, hint=hint, reason=decision.reason
+    )
+
+
+def _known(who: object) -> Principal:
+    return who if isinstance(who, Principal) else Principal()
+
+
+def _cpu(request: Request, decision: Decision) -> float:
+    """Seconds that a call may use; only runs are known to end."""
+    limit = decision.limits.get("cpu")
+    return float(limit.value) if request.tool == "code_execution" and limit is not None else 0.0
+
+
+def _at_most(decision: Decision, begun: float) -> float:
+    """What a run that nobody has measured can have used: all its processors for all the time."""
+    cpus, cpu = decision.limits.get("cpus"), decision.limits.get("cpu")
+    if cpu is None:
+        return 0.0
+    elapsed = (time.monotonic() - begun) * float(cpus.value if cpus is not None else 1)
+    return min(float(cpu.value), elapsed)

@@ -1,0 +1,47 @@
+"""What becomes of a session when the policy changes under it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+from sandbox_server.engines.profile import Profile, SandboxLimits
+from sandbox_server.execution.grants import Grant, Rights
+
+
+def retained(profile: Profile, rights: Rights, *, own: bool) -> Profile | None:
+    """What a session with `profile` is to have now; None if its caller has no right to any such. One that is a
+    connection's `own` has what the policy says, one that a caller has made what it was made with."""
+    alike = [
+        grant
+        for grant in rights.languages.values()
+        if (grant.profile.image, grant.profile.runtime) == (profile.image, profile.runtime)
+    ]
+    if own:
+        profiles = [grant.profile for grant in alike]
+        return next((each for each in profiles if fits(profile, each)), None) or next(iter(profiles), None)
+    if any(_may_be_made(profile, grant) for grant in alike):
+        return replace(profile, revision=alike[0].profile.revision)
+    return None
+
+
+def fits(old: Profile, new: Profile) -> bool:
+    """Whether a sandbox made for `old` has no more than one made for `new` would have."""
+    return _within(old.limits, new.limits)
+
+
+def _may_be_made(profile: Profile, grant: Grant) -> bool:
+    """Whether a caller could ask for it."""
+    own, widest = grant.profile.limits, grant.widest or grant.profile.limits
+    most = replace(
+        own,
+        memory=max(own.memory, widest.memory),
+        cpus=max(own.cpus, widest.cpus),
+        pids=max(own.pids, widest.pids),
+        workspace=max(own.workspace, widest.workspace),
+        file_size=max(own.file_size, widest.workspace),
+    )
+    return _within(profile.limits, most)
+
+
+def _within(limits: SandboxLimits, most: SandboxLimits) -> bool:
+    return all(getattr(limits, each.name) <= getattr(most, each.name) for each in fields(SandboxLimits))
