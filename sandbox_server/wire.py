@@ -1,4 +1,4 @@
-"""The frames of the runner's wire, sans I/O. `images/runner/runner.py` documents the protocol.
+"""The frames of the runner's wire, sans I/O. `images/runner/README.md` documents the protocol.
 
     frame = length:u32 type:u8 channel:u32 payload      (big-endian; length counts the payload)
 

@@ -61,11 +61,16 @@ except Exception as error:
 PYTHON
 }
 
-# wait_for_engine SECONDS [DOCKER_HOST]
+# has_client: whether there is anybody who could ask an engine. Without one, waiting for an answer is in vain.
+has_client() {
+    "$VENV/bin/python" -c 'import docker' 2>/dev/null
+}
+
+# wait_for_engine SECONDS [DOCKER_HOST]: says why it has given up
 wait_for_engine() {
-    local until=$((SECONDS + $1))
-    while ! engine_answers "${2:-}" 2>/dev/null; do
-        [ "$SECONDS" -lt "$until" ] || return 1
+    local until=$((SECONDS + $1)) reason
+    until reason="$(engine_answers "${2:-}" 2>&1)"; do
+        [ "$SECONDS" -lt "$until" ] || { say "no answer in $1 s: $reason"; return 1; }
         sleep 0.5
     done
 }

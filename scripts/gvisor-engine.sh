@@ -61,6 +61,7 @@ wait_for_socket() {
 
 start() {
     can_be_root || die "gVisor needs an engine of its own, and that needs root or sudo"
+    has_client || die "$VENV/bin/python can't ask an engine: make the environment first (make setup), or name one in VENV"
     install_runtime
     as_root mkdir -p "$DIR"
     if ! { alive dockerd && engine_answers "$HOST" 2>/dev/null; }; then

@@ -40,7 +40,7 @@ class Operation:
         self.report, report_write = os.pipe2(os.O_CLOEXEC)
         theirs = (data_read, output_write, report_write)
         try:
-            self.pid = supervisor.fork(lambda: _in_child(request, theirs))
+            self.pid = supervisor.residents.fork(lambda: _in_child(request, theirs))
         except OSError:
             for fd in (self.data, self.output, self.report):
                 os.close(fd)

@@ -32,23 +32,7 @@ PACKAGES = f"{WORKSPACE}/.packages/lib/python{sys.version_info[0]}.{sys.version_
 
 VALUE, DISPLAY, NO_SPACE = 1, 2, 3
 DISPLAY_LIMIT = 8 * 1024 * 1024
-OURS = (
-    "_accounting",
-    "_artifacts",
-    "_background",
-    "_egress",
-    "_files",
-    "_interpreters",
-    "_processes",
-    "_python",
-    "_rich",
-    "_ring",
-    "_run",
-    "_scrub",
-    "_still",
-    "_trees",
-    "_wire",
-)
+OURS = [name.removesuffix(".py") for name in os.listdir(os.path.dirname(__file__)) if name.startswith("_")]
 TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 CO_COROUTINE = 0x80
 WRITERS = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)

@@ -8,11 +8,10 @@ import _egress as egress
 import _files as files
 import _interpreters as interpreters
 import _processes as processes
-import _python as python
 import _scrub as scrub
 import _wire as wire
-
-DRAIN_LIMIT = 4 * 1024 * 1024
+from _pipes import Pipes
+from _program import become, decode
 
 
 class Run:
@@ -38,11 +37,7 @@ class Run:
         self.interrupted = False
         self.theirs = ()
         self.listener = None
-        self.stdin = None
-        self.stdin_pending = bytearray()
-        self.stdin_ended = False
-        self.pipes = {}
-        self.drained = 0
+        self.pipes = Pipes(self)
         self.cpu_limit = request.get("cpu")
         self.cpu_start = supervisor.cpu_us()
         self.oom_start = supervisor.background.oom_kills_of_runs()
@@ -54,7 +49,7 @@ class Run:
     def start(self):
         self.listener, self.request["env"] = egress.open_for(self.supervisor, self.request)
         try:
-            self.theirs = self._make_pipes()
+            self.theirs = self.pipes.make(self.request.get("stdin"))
             if self.building:
                 self._start_build()
             else:
@@ -96,7 +91,7 @@ class Run:
 
     def _start_process(self, request, fds):
         if not self._hand_over(request, fds):
-            self.pid = self.supervisor.fork(lambda: become(request, fds))
+            self.pid = self.supervisor.residents.fork(lambda: become(request, fds))
 
     def _close_theirs(self):
         for fd in self.theirs:
@@ -105,7 +100,7 @@ class Run:
 
     def _go_on(self):
         """The build has gone well: be rid of what it may have left, then run what it made."""
-        alone, _ended = self.supervisor.kill_all()
+        alone, _ended = self.supervisor.residents.kill_all()
         if not alone:
             self._end()
             return
@@ -115,52 +110,37 @@ class Run:
         except processes.NoProcess:
             self._refuse()
 
-    def _make_pipes(self):
-        """Our ends go into self; returns theirs: stdin, stdout, stderr, side."""
-        if self.request.get("stdin"):
-            stdin, self.stdin = os.pipe2(os.O_CLOEXEC)
-            os.set_blocking(self.stdin, False)
-        else:
-            stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        theirs = [stdin]
-        for kind in (wire.STDOUT, wire.STDERR, wire.SIDE):
-            ours, other = os.pipe2(os.O_CLOEXEC)
-            os.set_blocking(ours, False)
-            self.pipes[ours] = kind
-            self.supervisor.on_readable(ours, self._on_readable)
-            theirs.append(other)
-        return theirs
-
     def _start_cell(self):
         try:
             self._run_cell()
         except OSError as error:
-            if self.supervisor.is_crowded(error):
+            if self.supervisor.residents.is_crowded(error):
                 raise
-            self.supervisor.kill_interpreters()
+            self.supervisor.residents.kill_interpreters()
             self._run_cell()
         self.pid = self.interpreter.pid
         self.supervisor.on_readable(self.interpreter.control.fileno(), self._on_cell_done)
 
     def _run_cell(self):
-        self.interpreter = self.supervisor.interpreters.get(self.driver)
+        self.interpreter = self.supervisor.residents.interpreters.get(self.driver)
         if self.interpreter is None:
-            self.interpreter = self.supervisor.interpreters[self.driver] = self._new_interpreter()
+            self.interpreter = self.supervisor.residents.interpreters[self.driver] = self._new_interpreter()
             self.fresh = True
-        self.interpreter.run(self.request, self.theirs, self.supervisor.fork)
+        self.interpreter.run(self.request, self.theirs, self.supervisor.residents.fork)
 
     def _new_interpreter(self):
+        residents = self.supervisor.residents
         if self.driver == "python":
-            return self.supervisor.take_ahead() or interpreters.Python(self.supervisor.fork, become)
-        ahead = self.supervisor.take_ahead()
+            return residents.take_ahead() or interpreters.Python(residents.fork, become)
+        ahead = residents.take_ahead()
         if ahead is not None:
             ahead.close()  # it ends: no program may meet it
         argv = interpreters.DRIVERS[self.driver]
-        return interpreters.Driven(self.supervisor.fork, argv, self.request["env"])
+        return interpreters.Driven(residents.fork, argv, self.request["env"])
 
     def _hand_over(self, request, theirs):
         """Let the process that was forked ahead, if there still is one, become this run's."""
-        ahead = self.supervisor.take_ahead()
+        ahead = self.supervisor.residents.take_ahead()
         if ahead is None:
             return False
         try:
@@ -186,12 +166,10 @@ class Run:
         return pid == self.pid
 
     def feed(self, payload):
-        self.stdin_pending += payload
-        self._pump_stdin()
+        self.pipes.feed(payload)
 
     def end_of_input(self):
-        self.stdin_ended = True
-        self._pump_stdin()
+        self.pipes.end_input()
 
     def cancel(self):
         if not self.finished:
@@ -205,54 +183,7 @@ class Run:
         if self.building:
             self._stop("cancelled")
         else:
-            processes.interrupt(self.pid, self.supervisor.untouched())
-
-    def _pump_stdin(self, _fd=None):
-        if self.stdin is None:
-            return
-        try:
-            while self.stdin_pending:
-                sent = os.write(self.stdin, memoryview(self.stdin_pending)[: 64 * 1024])
-                del self.stdin_pending[:sent]
-                self.supervisor.out.send_credit(self.number, sent)
-        except BlockingIOError:
-            if self.stdin not in self.supervisor.writers:
-                self.supervisor.on_writable(self.stdin, self._pump_stdin)
-            return
-        except BrokenPipeError:
-            # The program has closed its stdin: swallow the rest, as a shell pipe would.
-            self.supervisor.out.send_credit(self.number, len(self.stdin_pending))
-            self.stdin_pending.clear()
-        self.supervisor.ignore(self.stdin)
-        if self.stdin_ended:
-            self._close_stdin()
-
-    def _close_stdin(self):
-        if self.stdin is not None:
-            self.supervisor.ignore(self.stdin)
-            os.close(self.stdin)
-            self.stdin = None
-
-    def _on_readable(self, fd):
-        allowed = min(self.credit, wire.MAX_PAYLOAD)
-        if allowed <= 0 or self.supervisor.congested:
-            self.supervisor.ignore(fd)
-            return
-        data = processes.read(fd, allowed)
-        if data is None:
-            return
-        if not data:
-            self._close_pipe(fd)
-            return
-        self.credit -= len(data)
-        if self.finished:
-            self.drained += len(data)
-        self.supervisor.out.send(self.pipes[fd], self.number, data)
-
-    def _close_pipe(self, fd):
-        self.supervisor.ignore(fd)
-        del self.pipes[fd]
-        os.close(fd)
+            processes.interrupt(self.pid, self.supervisor.residents.untouched())
 
     def _on_cell_done(self, fd):
         try:
@@ -289,22 +220,21 @@ class Run:
             elif self.cpu_limit and self.supervisor.cpu_us() - self.cpu_start > self.cpu_limit * 1_000_000:
                 self._stop("cpu")
         if self.finished:
-            self._drain()
-        elif self.credit > 0 and not self.supervisor.congested:
-            for fd in self.pipes:
-                if fd not in self.supervisor.readers:
-                    self.supervisor.on_readable(fd, self._on_readable)
+            if self.pipes.drain():
+                scrub.conclude(self, self._result())
+        else:
+            self.pipes.step()
 
     # --- the end
 
     def _end(self):
         """Kill all that is left of the run and learn how its main process ended."""
         self.finished = True
-        self._close_stdin()
+        self.pipes.close_stdin()
         self._close_theirs()
         if self.interpreter and self.cause:
-            self.supervisor.drop_interpreter(self.interpreter)
-        self.alone, ended = self.supervisor.kill_all()
+            self.supervisor.residents.drop_interpreter(self.interpreter)
+        self.alone, ended = self.supervisor.residents.kill_all()
         if self.listener:
             self.listener.close()
         for pid, status in ended:
@@ -312,22 +242,8 @@ class Run:
                 self.status = status
         self.supervisor.statuses.pop(self.pid, None)
 
-    def _drain(self):
-        """Send what is still in the pipes, as far as credit goes; then close the channel."""
-        for fd in list(self.pipes):
-            while fd in self.pipes and self.credit > 0 and not self.supervisor.congested:
-                before = self.credit
-                self._on_readable(fd)
-                if self.credit == before and fd in self.pipes:
-                    # Nothing more to read although somebody holds the other end: a kept interpreter.
-                    self._close_pipe(fd)
-            if fd in self.pipes and self.drained > DRAIN_LIMIT:
-                self._close_pipe(fd)
-        if not self.pipes:
-            scrub.conclude(self, self._result())
-
     def _result(self):
-        exit_code, number = _decode(self.status)
+        exit_code, number = decode(self.status)
         cpu_us = max(0, self.supervisor.cpu_us() - self.cpu_start)
         oom_kills = self.supervisor.background.settle_oom(self.oom_start)
         # The kernel's limit may have been faster than ours; a program may also kill itself so.
@@ -352,49 +268,11 @@ class Run:
     def _interpreter_state(self):
         if self.interpreter is None:
             return None
-        return "kept" if self.supervisor.interpreters.get(self.driver) is self.interpreter else "gone"
+        kept = self.supervisor.residents.interpreters.get(self.driver)
+        return "kept" if kept is self.interpreter else "gone"
 
     def _others_ended(self):
         """The kept interpreters whose state is gone, but for this run's own, of which the rest tells."""
-        ended = self.supervisor.ended - ({self.driver} if self.interpreter else set())
-        self.supervisor.ended.clear()
+        ended = self.supervisor.residents.ended - ({self.driver} if self.interpreter else set())
+        self.supervisor.residents.ended.clear()
         return sorted(ended)
-
-
-def become(request, theirs):
-    """In a child: be the program of a run that is not kept."""
-    os.environ.update(request["env"])
-    if request.get("cpu"):
-        processes.limit_cpu(request["cpu"])
-    if request["mode"] == "fork":
-        python.run_once(request, theirs)
-    else:
-        _execute(request, theirs)
-
-
-def _decode(status):
-    if status is None:
-        return None, None
-    if os.WIFSIGNALED(status):
-        return None, os.WTERMSIG(status)
-    return os.WEXITSTATUS(status), None
-
-
-def _execute(request, theirs):
-    """In the child: write the program down, if its build has not, and become `argv`."""
-    processes.adopt(theirs[:3])
-    files.enter_workspace()
-    file = os.path.join(interpreters.CODE_DIRECTORY, request["file"])
-    out = os.path.join(interpreters.CODE_DIRECTORY, request.get("out") or "main")
-    try:
-        if not request.get("written"):
-            interpreters.write_program(file, request["code"])
-    except OSError as error:
-        os.write(2, f"sandbox: the program could not be written to /tmp: {error.strerror}\n".encode())
-        os._exit(126)
-    argv = [item.replace("{file}", file).replace("{out}", out) for item in request["argv"]] + request["args"]
-    try:
-        interpreters.execute(argv)
-    except OSError as error:
-        os.write(2, f"sandbox: {argv[0]}: {error.strerror}\n".encode())
-        os._exit(127)

@@ -101,7 +101,7 @@ def is_clean(supervisor, found):
     `found` to have made, which somebody may want. Asked as the only channel ends."""
     if found["files"] or found["omitted"] or not found["complete"]:
         return False
-    if len(supervisor.channels) > 1 or supervisor.interpreters or supervisor.background.processes:
+    if len(supervisor.channels) > 1 or supervisor.residents.interpreters or supervisor.background.processes:
         return False
     return not supervisor.baseline.problem()
 
@@ -118,10 +118,10 @@ def conclude(run, result):
 def begin_anew(supervisor):
     """The sandbox is as before its first run: so is the supervisor."""
     supervisor.artifacts = artifacts.Artifacts()
-    supervisor.ended.clear()
+    supervisor.residents.ended.clear()
     supervisor.statuses.clear()
     supervisor.out.flush()  # whoever waits for this need not wait for the fork
-    supervisor.fork_ahead()
+    supervisor.residents.fork_ahead()
 
 
 class Scrub:
@@ -139,7 +139,7 @@ class Scrub:
     def start(self):
         self.supervisor.channels[self.number] = self
         self.supervisor.background.clear()
-        if not self.supervisor.kill_interpreters():
+        if not self.supervisor.residents.kill_interpreters():
             self._close("processes could not be ended")
         elif (problem := self.baseline.problem()) and self.baseline.facts:
             self._clean()
@@ -148,7 +148,7 @@ class Scrub:
 
     def _clean(self):
         try:
-            self.pid = self.supervisor.fork(lambda: _in_child(self.baseline))
+            self.pid = self.supervisor.residents.fork(lambda: _in_child(self.baseline))
         except OSError as error:
             self._close(str(error))
 

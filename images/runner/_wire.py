@@ -1,4 +1,4 @@
-"""Frames: see the header of runner.py."""
+"""Frames: see README.md."""
 
 import json
 import os

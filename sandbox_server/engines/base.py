@@ -1,7 +1,7 @@
 """The contract between the execution manager and whatever makes sandboxes.
 
 An engine starts containers whose PID 1 is our runner and hands over the byte stream that
-the runner's wire rides on (`images/runner/runner.py` documents the wire). It knows nothing
+the runner's wire rides on (`images/runner/README.md` documents the wire). It knows nothing
 of runs, sessions or languages, and nothing here is an idea of Docker's: a Kubernetes pod
 with an attach stream fits as well. `tests/engines/contract.py` checks every engine
 against the guarantees written here.

@@ -1,7 +1,7 @@
 """A runner in memory that speaks the real wire and runs scripts instead of programs.
 
 For tests of what is above the engines: deterministic, without tasks, time or processes.
-`images/runner/runner.py` documents the wire. The `code` of a run is a script, one command a line:
+`images/runner/README.md` documents the wire. The `code` of a run is a script, one command a line:
 
     out TEXT, err TEXT     a line to stdout, stderr        flood N      N bytes to stdout
     value TEXT             the last expression's repr      display MIME TEXT

@@ -1,6 +1,6 @@
 """A sandbox as the manager holds it: a container, and our end of its runner's wire.
 
-`images/runner/runner.py` documents the wire. Whatever the runner says is checked: a broken
+`images/runner/README.md` documents the wire. Whatever the runner says is checked: a broken
 frame, a wrong type or silence costs the sandbox its life, never the server its own.
 """
 

@@ -48,6 +48,10 @@ def test_a_change_makes_only_what_stands_on_it_stale(copied: Path, file: str, st
     assert changed_by(copied, file) == stale
 
 
+def test_what_documents_the_runner_makes_no_image_stale(copied: Path) -> None:
+    assert changed_by(copied, "runner/README.md") == set()
+
+
 def test_a_new_runner_leaves_the_tools_below_it_alone(copied: Path) -> None:
     before = recipe("python", copied).parent_tag
     assert changed_by(copied, "runner/runner.py") == set(NAMES)
