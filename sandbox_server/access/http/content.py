@@ -85,7 +85,7 @@ def _body(content: Content, content_type: str, redactor: Redactor, shown: int) -
     kind = content_type.partition(";")[0].strip().lower()
     if _JSON.fullmatch(kind) and not content.cut and len(data) <= shown:
         try:
-            return Body(json=(_parse(text),))
+            return Body(json=(redactor.json(_parse(text)),))
         except (ValueError, RecursionError):
             pass  # it is shown as the text that it is
     if len(data) <= shown:
