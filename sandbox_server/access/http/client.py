@@ -29,6 +29,9 @@ from sandbox_server.guards.web import WebGrant
 MAX_ADDRESSES = 8
 """Tried of one host. All are judged."""
 
+_SLICES = frozenset({"range", "if-range"})
+"""Not sent with a secret: an echo of it that comes in parts is not seen."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -39,15 +42,20 @@ class _Journey:
     principal: str
     began: float
     scope: anyio.CancelScope
-    values: set[str] = field(default_factory=set)
+    redactor: Redactor = field(default_factory=Redactor)
+    dropped: list[str] = field(default_factory=list)
+    """Headers of the caller's that were not sent."""
     redirects: list[Redirect] = field(default_factory=list)
     resolved: float = 0.0
     at: str = ""
     """The origin of the hop that is under way."""
 
-    @property
-    def redactor(self) -> Redactor:
-        return Redactor(self.values)
+    values: set[str] = field(default_factory=set, repr=False)
+
+    def hide(self, secret: str) -> None:
+        if secret not in self.values:
+            self.values.add(secret)
+            self.redactor = Redactor(self.values)
 
 
 class Client:
@@ -89,11 +97,11 @@ class Client:
         self._enter(principal)
         try:
             with anyio.CancelScope() as scope:
-                journey = _Journey(principal, anyio.current_time(), scope)
+                journey = _Journey(principal, anyio.current_time(), scope, dropped=list(dropped))
                 if request.timeout is not None:
                     scope.deadline = journey.began + request.timeout
                 try:
-                    return await self._travel(outgoing, judge, journey, dropped, markdown=request.markdown)
+                    return await self._travel(outgoing, judge, journey, markdown=request.markdown)
                 except SandboxServerError as error:
                     raise _ended(error, journey) from None
             late = f"No complete answer within {anyio.current_time() - journey.began:.1f} s."
@@ -112,9 +120,7 @@ class Client:
         if not self._under_way[principal]:
             del self._under_way[principal]
 
-    async def _travel(
-        self, sent: Outgoing, judge: Judge, journey: _Journey, dropped: tuple[str, ...], *, markdown: bool
-    ) -> WebResult:
+    async def _travel(self, sent: Outgoing, judge: Judge, journey: _Journey, *, markdown: bool) -> WebResult:
         while True:
             grant = self._judged(sent, judge, journey)
             checked = await self._checked(sent.url, grant, journey)
@@ -130,9 +136,7 @@ class Client:
                 onward = follow(sent, answer.status, answer.header("location"))
                 if onward is None:
                     content = await answer.content()
-                    return await self._result(
-                        sent, grant, answer, content, journey, dropped, markdown=markdown
-                    )
+                    return await self._result(sent, grant, answer, content, journey, markdown=markdown)
                 _log(journey, sent, grant, answer, 0)
             if len(journey.redirects) >= grant.limits.redirects:
                 raise UpstreamFailed(
@@ -185,8 +189,11 @@ class Client:
         headers = {"user-agent": USER_AGENT, "accept": "*/*", **sent.headers}
         for name, secret in grant.inject.items():
             value = self._secrets.get(secret)
-            journey.values.add(value)
+            journey.hide(value)
             headers[name.lower()] = value
+        for name in _SLICES & headers.keys() if grant.inject else ():
+            del headers[name]
+            journey.dropped.append(name)
         headers |= {"accept-encoding": OFFERED, "connection": "close"}
         if sent.body is not None or sent.method in ("POST", "PUT", "PATCH"):
             headers["content-length"] = str(len(sent.body or b""))
@@ -199,7 +206,6 @@ class Client:
         answer: Answer,
         content: Content,
         journey: _Journey,
-        dropped: tuple[str, ...],
         *,
         markdown: bool,
     ) -> WebResult:
@@ -227,7 +233,7 @@ class Client:
                 total=now - journey.began,
             ),
             received=content.received,
-            dropped=dropped,
+            dropped=tuple(dict.fromkeys(journey.dropped)),
         )
 
 
@@ -237,7 +243,8 @@ def _ended(error: SandboxServerError, journey: _Journey) -> SandboxServerError:
     error.message, error.hint = redactor.text(error.message), redactor.text(error.hint)
     error.args = (error.message,)
     cause = error.rule if isinstance(error, PolicyDenied) else getattr(error, "reason", "")
-    log.info("web_refused", principal=journey.principal, origin=journey.at, code=error.code, cause=cause)
+    origin = redactor.text(journey.at)  # a redirect may have put a secret into a host's name
+    log.info("web_refused", principal=journey.principal, origin=origin, code=error.code, cause=cause)
     return error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import json
 import math
 import re
@@ -29,7 +30,7 @@ _JSON = re.compile(r"(application|text)/([^;]*\+)?json")
 _HTML = re.compile(r"text/html|application/xhtml\+xml")
 _CHARSET = re.compile(r";\s*charset=\"?([A-Za-z0-9._:-]{1,40})", re.IGNORECASE)
 _CHARSETS = re.compile(
-    r"utf-?8|us-ascii|ascii|(iso-?8859|latin)-?[0-9]{1,2}|windows-(125[0-8]|874)|cp125[0-8]|koi8-[ru]"
+    r"utf-?8|us-ascii|ascii|(iso-?8859|latin)-?[0-9]{1,2}|cp(125[0-8]|874)|koi8-[ru]"
     r"|utf-?16(le|be)?|gb(k|2312|18030)|big5|shift[_-]jis|euc-(jp|kr)"
 )
 """Python knows more codecs than these under the same roof; some are no character sets at all."""
@@ -85,7 +86,7 @@ def _body(content: Content, content_type: str, redactor: Redactor, shown: int) -
     kind = content_type.partition(";")[0].strip().lower()
     if _JSON.fullmatch(kind) and not content.cut and len(data) <= shown:
         try:
-            return Body(json=(_parse(text),))
+            return Body(json=(redactor.json(_parse(text)),))
         except (ValueError, RecursionError):
             pass  # it is shown as the text that it is
     if len(data) <= shown:
@@ -105,11 +106,16 @@ def _to_text(content: Content, content_type: str, redactor: Redactor) -> str | N
             return redactor.text(data.decode())
         except UnicodeDecodeError:
             return None
+    return redactor.text(data.decode(_charset(content_type), errors="replace").removeprefix("\ufeff"))
+
+
+def _charset(content_type: str) -> str:
     found = _CHARSET.search(content_type)
-    charset = found[1].lower() if found else "utf-8"
-    if not _CHARSETS.fullmatch(charset):
-        charset = "utf-8"
-    return redactor.text(data.decode(charset, errors="replace").removeprefix("\ufeff"))
+    name = found[1].lower().replace("windows-", "cp") if found else "utf-8"
+    try:
+        return codecs.lookup(name).name if _CHARSETS.fullmatch(name) else "utf-8"
+    except LookupError:
+        return "utf-8"  # of a known family, but no member of it: iso-8859-12
 
 
 def _parse(text: str) -> object:

@@ -18,9 +18,12 @@ _OURS = re.compile(
     r"|accept-encoding|http2-settings|alt-svc"
 )
 """Of the connection, not of the request: the client sets them, a caller's are left out."""
-_REFUSED = re.compile(
+_OVERRIDES = re.compile(
     r"x-http-method(-override)?|x-method-override|x-original-(url|uri|method|host)|x-rewrite-url"
-    r"|x-forwarded(-.*)?|forwarded|x-real-ip|x-host|via|x-envoy-.*"
+    r"|x-forwarded-(host|port|proto|prefix|server|path|uri|method)|x-host|x-envoy-.*"
+)
+_REFUSED = re.compile(
+    rf"{_OVERRIDES.pattern}|x-forwarded(-.*)?|forwarded|x-real-ip|via|(x-|true-|x-cluster-)?client-ip"
 )
 """With these, servers take a request for another one than the policy has judged."""
 _ACROSS_ORIGINS = frozenset({"accept", "accept-language", "user-agent"})
@@ -46,15 +49,22 @@ def check_headers(headers: Mapping[str, str]) -> tuple[dict[str, str], tuple[str
                 f"the value of {name} has control characters, line breaks or characters beyond ASCII"
             )
         lower = name.lower()
-        if _REFUSED.fullmatch(lower):
+        # Behind CGI and its kin both signs are the same.
+        plain = lower.replace("_", "-")
+        if _REFUSED.fullmatch(plain):
             raise _wrong(f"{name} is not taken: it would make a server see another request than was judged")
         if lower in kept:
             raise _wrong(f"{name} is given twice")
-        if _OURS.fullmatch(lower):
+        if _OURS.fullmatch(plain):
             dropped.append(lower)
         else:
             kept[lower] = value.strip()
     return kept, tuple(dropped)
+
+
+def overrides(name: str) -> bool:
+    """Whether servers may take a request with this header for one of another method, path or host."""
+    return _OVERRIDES.fullmatch(name.lower().replace("_", "-")) is not None
 
 
 def across_origins(headers: Mapping[str, str]) -> dict[str, str]:

@@ -18,6 +18,8 @@ from sandbox_server.guards.web import WebLimits
 
 READ = 16 * 1024
 """Of one read. What a read brings is parsed in one go, while nothing else runs."""
+_BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, ssl.SSLError)
+"""A peer that garbles TLS after the handshake, or ends it with an alert, breaks the connection, too."""
 
 
 class Meter:
@@ -85,7 +87,7 @@ class MeteredStream(httpcore2.AsyncNetworkStream):
                 data = await self._stream.receive(min(max_bytes, READ))
             except anyio.EndOfStream:
                 data = b""
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            except _BROKEN:
                 raise httpcore2.ReadError from None
         if scope.cancelled_caught:
             raise self._meter.late()
@@ -95,7 +97,7 @@ class MeteredStream(httpcore2.AsyncNetworkStream):
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         try:
             await self._stream.send(buffer)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+        except _BROKEN:
             raise httpcore2.WriteError from None
 
     async def aclose(self) -> None:

@@ -124,3 +124,52 @@ async def test_an_answer_that_fails_is_logged_with_its_cause() -> None:
             await fetch(f"http://{HOST}:{server.port}/")
     assert logs[-1]["cause"] == "web.protocol"
     assert logs[-1]["origin"] == f"http://{HOST}:{server.port}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/json", rb'{"seen": "Bearer 0123/4567+89ab=cdef"}'),
+        ("application/json", rb'{"seen": "0123\/4567+89ab=cdef"}'),
+        ("application/json", rb'{"seen": "0123/4567\u002B89ab=cdef"}'),
+        ("application/json", rb'{"seen": "0123/\u0034567+89ab=cdef"}'),
+        ("application/json", rb'{"0123\/4567+89ab=cdef": 1}'),
+        ("application/json", rb'[{"a": [["0123\/4567+89ab=cdef"]]}]'),
+        ("text/plain", rb'{"seen": "0123\/4567\u002b89ab=cdef"}'),
+        ("text/plain", b"?token=0123%2f4567%2b89ab%3dcdef"),
+        ("text/plain", b"?token=0123/4567%2B89ab=cdef"),
+        ("text/html", b"<p>0123&#x2F;4567&#43;89ab&#61;cdef</p>"),
+    ],
+)
+async def test_an_echo_in_another_spelling_is_redacted(kind: str, body: bytes) -> None:
+    secret = "Bearer 0123/4567+89ab=cdef"
+    async with serve(answer(body.decode(), Content_Type=kind)) as server:
+        result = await fetch(f"http://{HOST}:{server.port}/", INJECT, by=client(secrets={"gh_token": secret}))
+    shown = str(asdict(result))
+    assert "[secret]" in shown
+    assert "cdef" not in shown
+
+
+async def test_a_secret_is_not_asked_for_in_slices() -> None:
+    async def slices(seen: Seen, stream: ByteStream) -> None:
+        first, _, last = (seen.header("range") or "bytes=0-999").removeprefix("bytes=").partition("-")
+        part = (seen.header("authorization") or "")[int(first) : int(last) + 1].encode()
+        await stream.send(
+            b"HTTP/1.1 206 X\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (len(part), part)
+        )
+
+    async with serve(slices) as server:
+        url, range_ = f"http://{HOST}:{server.port}/", {"Range": "bytes=7-12", "If-Range": '"a"'}
+        result = await fetch(url, INJECT, by=client(secrets=SECRETS), headers=range_)
+        plain = await fetch(url, headers=range_ | {"Authorization": "my own token"})
+    assert result.body.text == "[secret]"
+    assert set(result.dropped) == {"range", "if-range"}
+    assert (plain.body.text, plain.dropped) == ("token", ())
+
+
+async def test_a_refused_redirect_to_a_host_called_like_the_secret_is_logged_without_it() -> None:
+    secret = "0123456789abcdef-lower"
+    async with serve(answer(b"", "302 X", Location=f"http://{secret}.evil.test/")) as server:
+        with structlog.testing.capture_logs() as logs, pytest.raises(PolicyDenied) as denied:
+            await fetch(f"http://{HOST}:{server.port}/", INJECT, by=client(secrets={"gh_token": secret}))
+    assert secret not in f"{denied.value}{denied.value.hint}{logs}"

@@ -8,14 +8,17 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trustme
+from anyio.abc import ByteStream
+from anyio.streams.tls import TLSStream
 
 from sandbox_server.access.http.trust import tls_context
-from sandbox_server.errors import ConfigError, PolicyDenied, UpstreamUnreachable
+from sandbox_server.errors import ConfigError, PolicyDenied, UpstreamFailed, UpstreamUnreachable
 from tests.access.http.conftest import server_context
-from tests.access.http.lab import HOST, allow, answer, client, fetch, raw, serve
+from tests.access.http.lab import HOST, Seen, allow, answer, client, fetch, raw, serve
 
 
 async def test_a_host_is_asked_by_its_name_and_verified(authority: trustme.CA, ca_file: Path) -> None:
@@ -156,3 +159,33 @@ def test_nothing_in_the_environment_changes_where_a_request_goes_or_whom_it_beli
     assert done.stdout.endswith("as it should be\n"), done.stderr
     # A context of `create_default_context` would have written them.
     assert not (tmp_path / "keys").exists()
+
+
+@pytest.mark.parametrize("first", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"])
+async def test_tls_that_breaks_after_its_handshake_is_a_broken_connection(
+    first: bytes, authority: trustme.CA, ca_file: Path
+) -> None:
+    async def garble(seen: Seen, stream: ByteStream) -> None:
+        if first:
+            await stream.send(first)
+        await cast(TLSStream, stream).transport_stream.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+
+    async with serve(garble, tls=server_context(authority, HOST)) as server:
+        get = fetch(f"https://{HOST}:{server.port}/", by=client(ca=ca_file))
+        if first:
+            assert (await get).body.cut == "the connection ended before the body did"
+        else:
+            with pytest.raises(UpstreamFailed) as failed:
+                await get
+            assert failed.value.reason == "web.broken"
+
+
+async def test_a_server_that_wants_a_certificate_of_ours_has_an_answer_of_its_own(
+    authority: trustme.CA, ca_file: Path
+) -> None:
+    context = server_context(authority, HOST)
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+    async with serve(answer(), tls=context) as server:
+        with pytest.raises(UpstreamFailed):
+            await fetch(f"https://{HOST}:{server.port}/", by=client(ca=ca_file))
