@@ -1,7 +1,7 @@
 """The composition root: everything that lives as long as the process is made here, in one stack,
 and goes in the opposite order.
 
-settings -> policy -> instance -> engine -> manager -> protocol server -> transport
+settings -> policy -> instance -> what enforces it -> engine -> manager -> protocol server -> transport
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import contextlib
 import os
 import signal
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +26,8 @@ from sandbox_server.engines.base import ImageStore, Owner
 from sandbox_server.engines.docker.engine import DockerEngine
 from sandbox_server.engines.docker.images import open_images
 from sandbox_server.errors import EngineUnavailable, ImageMissing
+from sandbox_server.execution.egress import Egress
+from sandbox_server.execution.grants import Grant
 from sandbox_server.execution.manager import Manager
 from sandbox_server.execution.store import Store, clear
 from sandbox_server.images.recipes import tag_of
@@ -54,25 +57,43 @@ class Stack:
 
 @asynccontextmanager
 async def open_stack(settings: Settings, *, narrow: Narrow | None = None) -> AsyncIterator[Stack]:
-    """Everything below the protocol. `narrow` may cut the policy down to what a command needs.
+    """Everything below the protocol, for the operator's own commands: who runs them has what a caller without
+    a token has. `narrow` may cut the policy down to what a command needs.
 
     Works while the engine is down. Raises ConfigError. On the way out no container is left,
     unless the engine does not answer.
     """
+    policy = load(settings)
+    policy = narrow(policy) if narrow else policy
     async with AsyncExitStack() as stack:
-        policy = load_policy(settings.policy, host_memory=_host_memory())
-        if narrow:
-            policy = narrow(policy)
         lease = stack.enter_context(take_instance(settings.state_dir, settings.instance))
         engine = _engine(settings, lease.id)
-        # Entering the manager makes it the engine's owner: it closes the engine on its way out.
-        store = Store(_store_of(settings, lease.slot), total=policy.sizing.store, ttl=policy.sizing.store_ttl)
-        await _check_host(engine, policy)
-        manager = await stack.enter_async_context(Manager(engine, policy.grants, policy.sizing, store))
-        background = await stack.enter_async_context(anyio.create_task_group())
-        stack.callback(background.cancel_scope.cancel)
-        background.start_soon(_sweep_orphans, settings)
+        manager = await _enter_manager(stack, settings, engine, lease.slot, policy, policy.grants)
         yield Stack(policy, engine, manager)
+
+
+async def _enter_manager(
+    stack: AsyncExitStack,
+    settings: Settings,
+    engine: DockerEngine,
+    slot: str,
+    policy: Policy,
+    grants: Mapping[str, Grant],
+    egress: Egress | None = None,
+) -> Manager:
+    await _check_host(engine, policy)
+    store = Store(_store_of(settings, slot), total=policy.sizing.store, ttl=policy.sizing.store_ttl)
+    # Entering the manager makes it the engine's owner: it closes the engine on its way out.
+    manager = await stack.enter_async_context(Manager(engine, grants, policy.sizing, store, egress))
+    background = await stack.enter_async_context(anyio.create_task_group())
+    stack.callback(background.cancel_scope.cancel)
+    background.start_soon(_sweep_orphans, settings)
+    return manager
+
+
+def load(settings: Settings) -> Policy:
+    """The policy as it is written now. Raises ConfigError."""
+    return load_policy(settings.policy, host_memory=_host_memory())
 
 
 async def _check_host(engine: DockerEngine, policy: Policy) -> None:
@@ -83,7 +104,7 @@ async def _check_host(engine: DockerEngine, policy: Policy) -> None:
     with anyio.move_on_after(CHECK_SECONDS):
         try:
             await engine.probe()
-            for profile in {grant.profile: None for grant in policy.grants.values()}:
+            for profile in {grant.profile: None for grant in (*policy.grants.values(), *policy.every_grant)}:
                 try:
                     await engine.check(profile)
                 except ImageMissing as error:
@@ -95,30 +116,50 @@ async def _check_host(engine: DockerEngine, policy: Policy) -> None:
 async def serve(settings: Settings) -> None:
     """Serve until the client leaves (stdio) or the caller cancels."""
     # Here, because the protocol's library takes half a second to import and other commands do without.
-    from sandbox_server.protocol.server import build_server
+    from sandbox_server.protocol.guarded import guarded_server
+    from sandbox_server.serving import Ruling, open_enforced
     from sandbox_server.transports.http import HttpSettings, serve_http
     from sandbox_server.transports.stdio import serve_stdio
 
-    async with open_stack(settings) as stack:
-        server = build_server(stack.manager, version=__version__)
+    policy = load(settings)
+    async with AsyncExitStack() as stack:
+        lease = stack.enter_context(take_instance(settings.state_dir, settings.instance))
+        enforced = await stack.enter_async_context(open_enforced(settings, policy, lease.slot))
+        engine, egress = _engine(settings, lease.id), enforced.outside.gateway
+        # Whoever comes without rights gets none: they come with each call, from the policy in force.
+        manager = await _enter_manager(stack, settings, engine, lease.slot, policy, {}, egress)
+        ruling = Ruling(settings, enforced, manager, partial(load, settings), partial(_check_host, engine))
+        ruling.begin()
+        background = await stack.enter_async_context(anyio.create_task_group())
+        stack.callback(background.cancel_scope.cancel)
+        background.start_soon(ruling.reloading.watch)
+        background.start_soon(ruling.reloading.listen)
+        server = guarded_server(
+            manager,
+            enforced.gate,
+            lambda context: enforced.local,
+            version=__version__,
+            web=enforced.outside.web,
+            databases=enforced.outside.databases,
+        )
         log.info(
             "serving",
             version=__version__,
             transport=settings.transport,
-            policy=stack.policy.source,
-            revision=stack.policy.revision,
-            languages=stack.manager.languages(),
+            policy=policy.source,
+            revision=policy.revision,
+            languages=list(enforced.gate.current.rights(enforced.local).languages),
         )
         if settings.transport == "stdio":
-            await serve_stdio(server, stack.manager)
+            await serve_stdio(server, manager)
         else:
+
+            def ready(url: str) -> None:
+                enforced.ports.add(int(url.rpartition(":")[2]))
+                log.info("listening", url=f"{url}/mcp")
+
             http = HttpSettings(host=settings.endpoint.host, port=settings.endpoint.port)
-            await serve_http(
-                server,
-                http,
-                on_ready=lambda url: log.info("listening", url=f"{url}/mcp"),
-                health=stack.manager.health,
-            )
+            await serve_http(server, http, on_ready=ready, health=ruling.health)
     log.info("stopped")
 
 

@@ -56,6 +56,10 @@ class Endpoint:
 class Settings:
     """`policy` is a file; `state_dir` is made if absent; `docker_host` None means Docker's own default.
 
+    `secrets_dir` has a file for each `secret://NAME`. `ca_bundle`: further authorities (PEM) that the server
+    believes, and the sandboxes that it lets out. `claims` is a JSON file of a token's claims: who a caller
+    without a token is taken for.
+
     `instance` names this deployment's containers; None takes the first slot that no live server holds.
     """
 
@@ -66,6 +70,9 @@ class Settings:
     instance: str | None = None
     docker_host: str | None = None
     insecure_allow_missing: frozenset[str] = frozenset()
+    secrets_dir: Path | None = None
+    ca_bundle: Path | None = None
+    claims: Path | None = None
 
     @classmethod
     def read(
@@ -78,21 +85,27 @@ class Settings:
         state_dir: Path | None = None,
         instance: str | None = None,
         insecure_allow_missing: frozenset[str] = frozenset(),
+        claims: Path | None = None,
     ) -> Settings:
         """Arguments come from the command line and win over the environment:
-        SANDBOX_SERVER_POLICY, _STATE_DIR, _INSTANCE, _INSECURE_ALLOW_MISSING (a comma between names)
+        SANDBOX_SERVER_POLICY, _STATE_DIR, _INSTANCE, _INSECURE_ALLOW_MISSING (a comma between names),
+        _SECRETS_DIR (default: `secrets` in the state directory), _CA_BUNDLE, _PRINCIPAL (a file, as `claims`)
         and DOCKER_HOST. Raises ConfigError."""
         endpoint = endpoint or Endpoint()
         if transport == "http":
             endpoint.check()
         missing = environ.get("SANDBOX_SERVER_INSECURE_ALLOW_MISSING", "")
+        state = state_dir or _path(environ, "SANDBOX_SERVER_STATE_DIR") or _state_dir(environ)
         return cls(
             policy=policy or _path(environ, "SANDBOX_SERVER_POLICY") or shipped("policies") / "default.yaml",
-            state_dir=state_dir or _path(environ, "SANDBOX_SERVER_STATE_DIR") or _state_dir(environ),
+            state_dir=state,
             transport=transport,
             endpoint=endpoint,
             instance=instance or environ.get("SANDBOX_SERVER_INSTANCE") or None,
             docker_host=environ.get("DOCKER_HOST") or None,
+            secrets_dir=_path(environ, "SANDBOX_SERVER_SECRETS_DIR") or state / "secrets",
+            ca_bundle=_path(environ, "SANDBOX_SERVER_CA_BUNDLE"),
+            claims=claims or _path(environ, "SANDBOX_SERVER_PRINCIPAL"),
             insecure_allow_missing=_limits(insecure_allow_missing | frozenset(missing.split(",")) - {""}),
         )
 

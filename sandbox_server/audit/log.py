@@ -87,8 +87,8 @@ class DecisionLog:
         return decision_id
 
     def told(self, record: Mapping[str, object], *, kind: str = "decision") -> str:
-        """As `decision`, for those that can't wait: the line is handed over, and written before long. While the
-        log can't be written nothing is taken. Raises AuditUnavailable."""
+        """As `decision`, for those that can't wait: the line is handed over, and written before long. While
+        the log can't be written nothing is taken. Raises AuditUnavailable."""
         if not self._rules.wants(record):
             return ""
         full = len(self._waiting) >= _MOST_WAITING

@@ -18,17 +18,16 @@ from sandbox_server.cli.policy_words import decision_lines, effective_lines
 from sandbox_server.config import Settings
 from sandbox_server.errors import ConfigError
 from sandbox_server.observe.logs import visible
-from sandbox_server.policy.decision import Principal, Request
+from sandbox_server.policy.decision import Request
 from sandbox_server.policy.diff import Diff, Replay
 from sandbox_server.policy.diff import diff as compare
 from sandbox_server.policy.diff import replay as play
-from sandbox_server.policy.document import MAX_BYTES
 from sandbox_server.policy.engine import decide, effective
 from sandbox_server.policy.json_schema import json_schema
 from sandbox_server.policy.learning import learn as learn_from
 from sandbox_server.policy.loader import load_policy, policy_of, read_document
 from sandbox_server.policy.models import Policy
-from sandbox_server.policy.records import decision_record, frozen, principal_of
+from sandbox_server.policy.records import decision_record, frozen, read_principal
 from sandbox_server.policy.views import effective_view
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -64,7 +63,7 @@ def explain(
     Exit status 0: allowed, 1: denied or to be asked for, 2: the question or the policy can't be read.
     """
     with unusable(as_json=as_json):
-        principal = _principal(claims)
+        principal = read_principal(claims)
         request = Request(tool, frozen(_object(args, "--args")))
         decision = decide(_policy(policy), principal, request)
         record = decision_record(principal, request, decision, claims=principal.claims)
@@ -79,7 +78,7 @@ def explain(
 def show(policy: PolicyFile = None, claims: Claims = None, as_json: AsJson = False) -> None:
     """Show all that one principal may do."""
     with unusable(as_json=as_json):
-        found = effective_view(effective(_policy(policy), _principal(claims)))
+        found = effective_view(effective(_policy(policy), read_principal(claims)))
     if as_json:
         _print(found)
     else:
@@ -152,17 +151,6 @@ def _policy(file: Path | None) -> Policy:
 
 def _path(file: Path | None) -> Path:
     return file or Settings.read().policy
-
-
-def _principal(file: Path | None) -> Principal:
-    if file is None:
-        return Principal()
-    try:
-        with file.open("rb") as stream:
-            text = stream.read(MAX_BYTES).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: {error}", hint="give a JSON file of claims") from None
-    return principal_of(frozen(_object(text, str(file))))
 
 
 def _object(text: str, what: str) -> dict[str, Any]:

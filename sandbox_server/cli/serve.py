@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Literal
 
 import anyio
@@ -27,6 +28,10 @@ def serve(
     policy: options.Policy = None,
     state_dir: options.StateDir = None,
     instance: options.Instance = None,
+    claims: Annotated[
+        Path | None,
+        typer.Option("--as", help="JSON file of a token's claims: who a caller without a token is."),
+    ] = None,
     insecure_allow_missing: options.AllowMissing = None,
 ) -> None:
     """Serve MCP until the client leaves or a signal comes."""
@@ -36,6 +41,7 @@ def serve(
         policy=policy,
         state_dir=state_dir,
         instance=instance,
+        claims=claims,
         insecure_allow_missing=frozenset(insecure_allow_missing or ()),
     )
     if transport == "stdio" and sys.stdin.isatty():

@@ -107,11 +107,13 @@ class Gate:
                 detail=entered.detail,
             )
 
-    def judge(self, who: object, request: Request, *, record: bool = True) -> Decision:
+    def judge(
+        self, who: object, request: Request, *, record: bool = True, columns: Columns | None = None
+    ) -> Decision:
         """For what a call that was admitted does further on, such as following a redirect. Does not wait.
         Raises PolicyDenied; nobody is asked any more, so what would have to be is denied."""
         principal = _known(who)
-        decision = decide(self.current.policy, principal, request)
+        decision = decide(self.current.policy, principal, request, columns=columns)
         entered = admission()
         same = entered is not None and entered.confirmed and entered.request.tool == request.tool
         if decision.effect == "ask" and not same:

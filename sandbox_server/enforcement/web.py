@@ -12,7 +12,7 @@ from sandbox_server.policy.decision import Request
 
 
 def web_judge(gate: Gate, caller: Caller) -> Judge:
-    """For one call. The first hop was decided and recorded when the call was admitted; the others are here."""
+    """For one call. The first hop was decided and recorded when the call was admitted, the others here."""
     first = True
 
     def judge(method: str, url: Url, size: int) -> WebGrant:

@@ -1,5 +1,5 @@
-"""File rules where names show only in the sandbox: entries of a listing, matches of a search, and whether what
-is moved is a directory. The names in the call itself are the policy's to judge, before it comes here.
+"""File rules where names show only in the sandbox: entries of a listing, matches of a search, and whether
+what is moved is a directory. The names in the call itself are the policy's to judge, before it comes here.
 
 The rules are about names. Where a symbolic link leads is not looked at: inside its sandbox a program can
 read and write whatever its user can, and the rules are not its walls.

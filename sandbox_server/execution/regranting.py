@@ -9,13 +9,9 @@ from sandbox_server.execution.grants import Grant, Rights
 
 
 def retained(profile: Profile, rights: Rights, *, own: bool) -> Profile | None:
-    """What a session with `profile` is to have now; None if its caller has no right to any such. One that is a
-    connection's `own` has what the policy says, one that a caller has made what it was made with."""
-    alike = [
-        grant
-        for grant in rights.languages.values()
-        if (grant.profile.image, grant.profile.runtime) == (profile.image, profile.runtime)
-    ]
+    """What a session with `profile` is to have now; None if its caller has no right to any such. One that is
+    a connection's `own` has what the policy says, one that a caller has made what it was made with."""
+    alike = [grant for grant in rights.languages.values() if _kind(grant.profile) == _kind(profile)]
     if own:
         profiles = [grant.profile for grant in alike]
         return next((each for each in profiles if fits(profile, each)), None) or next(iter(profiles), None)
@@ -41,6 +37,10 @@ def _may_be_made(profile: Profile, grant: Grant) -> bool:
         file_size=max(own.file_size, widest.workspace),
     )
     return _within(profile.limits, most)
+
+
+def _kind(profile: Profile) -> tuple[str, str, str]:
+    return profile.image, profile.runtime, profile.seccomp
 
 
 def _within(limits: SandboxLimits, most: SandboxLimits) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from sandbox_server.errors import ConfigError
 from sandbox_server.policy.decision import Decision, Json, Principal, Request
+from sandbox_server.policy.document import MAX_BYTES
 
 _IDENTITY = ("sub", "iss", "client_id")
 
@@ -39,6 +42,20 @@ def decision_record(
         },
         "trace": decision.trace,
     }
+
+
+def read_principal(file: Path | None) -> Principal:
+    """Of a JSON file of a token's claims; None: the caller without a token. Raises ConfigError."""
+    if file is None:
+        return Principal()
+    try:
+        with file.open("rb") as stream:
+            found = json.loads(stream.read(MAX_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{file}: {error}", hint="give a JSON file of claims") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{file}: expected a JSON object", hint="give a JSON file of claims")
+    return principal_of(frozen(found))
 
 
 def principal_of(claims: Mapping[str, Json]) -> Principal:

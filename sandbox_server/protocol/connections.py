@@ -1,4 +1,4 @@
-"""Whose call is it: the caller with its connection, and what happens when that ends.
+"""Which connection a call came on, and what happens when that ends.
 
 A connection is one stdio process, one legacy HTTP session, later one WebSocket. A request
 of the stateless 2026-07-28 era over HTTP belongs to none. The id is random, and is not
@@ -19,8 +19,6 @@ import structlog
 from mcp.server.connection import Connection
 from mcp.server.context import ServerRequestContext
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
-
-from sandbox_server.execution.api import Caller
 
 CLOSE_SECONDS = 15.0
 """How long the end of a connection may take; after that the reaper has the rest."""
@@ -77,11 +75,6 @@ def stream_connection() -> Iterator[str]:
         yield connection
     finally:
         _stream_connection.reset(token)
-
-
-def caller_of(context: ServerRequestContext[ServerState, Any]) -> Caller:
-    """Who sent a request. Nobody has to prove who they are yet, so all are one principal."""
-    return Caller(connection=connection_of(context))
 
 
 def connection_of(context: ServerRequestContext[ServerState, Any]) -> str | None:

@@ -12,7 +12,7 @@ from sandbox_server.access.database.answers import Answer
 from sandbox_server.access.database.databases import Databases, Query
 from sandbox_server.guards.sql.models import Operation
 from sandbox_server.protocol.text import visible
-from sandbox_server.protocol.tools import Arguments, Call, Tool, ToolResult
+from sandbox_server.protocol.tools import Arguments, Asked, Call, Tool, ToolResult
 
 DESCRIPTION = (
     "One SQL statement on a database that the policy grants, or a named query as @name. The resource "
@@ -50,12 +50,17 @@ def database(databases: Databases) -> Tool:
     async def handle(arguments: DatabaseArguments, call: Call) -> ToolResult:
         return to_result(await databases.query(to_query(arguments), caller=call.caller))
 
+    async def ask(arguments: DatabaseArguments, call: Call) -> Asked:
+        columns = await databases.columns(arguments.database, caller=call.caller)
+        return Asked(call.params.arguments or {}, columns)
+
     return Tool(
         name="database",
         title="Query a database",
         description=DESCRIPTION,
         arguments=DatabaseArguments,
         handler=handle,
+        ask=ask,
         output_schema=OUTPUT_SCHEMA,
         annotations=types.ToolAnnotations(
             read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -14,15 +15,18 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sandbox_server.errors import InvalidRequest, SandboxServerError
+from sandbox_server.execution.api import Caller
+from sandbox_server.protocol.asking import Question
 from sandbox_server.protocol.calls import Calls
-from sandbox_server.protocol.connections import caller_of
 from sandbox_server.protocol.failures import tool_error, unexplained
+from sandbox_server.protocol.gate import Gate, OpenGate
 from sandbox_server.protocol.text import clip, surrogate_paths, visible
-from sandbox_server.protocol.tools import Arguments, Call, Context, Tool, ToolResult
+from sandbox_server.protocol.tools import Arguments, Asked, Call, Context, Tool, ToolResult
 
 MAX_PROBLEMS = 12
 MAX_ARGUMENTS = 64
 NAME_LIMIT = 60
+MOST_LISTS = 64
 
 log = structlog.get_logger(__name__)
 
@@ -30,46 +34,69 @@ log = structlog.get_logger(__name__)
 class Registry:
     """A fixed set of tools. Names are unique."""
 
-    def __init__(self, tools: Iterable[Tool]) -> None:
+    def __init__(self, tools: Iterable[Tool], gate: Gate | None = None) -> None:
+        self._gate = gate or OpenGate()
         self._tools: dict[str, Tool] = {}
         for tool in tools:
             if tool.name in self._tools:
                 raise ValueError(f"two tools are called {tool.name!r}")
             self._tools[tool.name] = tool
         # Schemas come from models that never change, and every modern HTTP call asks for one.
-        self._listed = {name: tool.listed() for name, tool in self._tools.items()}
+        self._schemas = {name: tool.schema() for name, tool in self._tools.items()}
+        self._listed: OrderedDict[object, list[types.Tool]] = OrderedDict()
 
-    def listing(self, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
-        """All tools on one page. No cursor was ever handed out, so every cursor is a bad one."""
+    def listing(self, context: Context, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
+        """What the caller may use, on one page. No cursor was ever handed out, so each is a bad one."""
         if params is not None and params.cursor is not None:
             raise MCPError(code=types.INVALID_PARAMS, message="Unknown cursor; tools/list has a single page")
-        return types.ListToolsResult(tools=list(self._listed.values()))
+        return types.ListToolsResult(tools=self._seen(self._gate.caller(context, connected=False)))
+
+    def _seen(self, caller: Caller) -> list[types.Tool]:
+        """Made once for all callers with the same rights."""
+        names = self._gate.tools(caller)
+        key = caller.rights, None if names is None else tuple(names)
+        found = self._listed.pop(key, None)
+        if found is None:
+            tools = [tool for name, tool in self._tools.items() if names is None or name in names]
+            found = [tool.listed(caller) for tool in tools]
+        self._listed[key] = found
+        while len(self._listed) > MOST_LISTS:
+            self._listed.popitem(last=False)
+        return found
 
     def input_schema(self, name: str) -> Mapping[str, Any] | None:
         """The argument schema of a tool, or None if there is no such tool."""
-        listed = self._listed.get(name)
-        return listed.input_schema if listed is not None else None
+        return self._schemas.get(name)
 
     async def call(self, context: Context, params: types.CallToolRequestParams, calls: Calls) -> ToolResult:
         """Run a tool. Raises MCPError (-32602) for an unknown one; all else is a tool error."""
         tool = self._tools.get(params.name)
         if tool is None:
-            raise MCPError(code=types.INVALID_PARAMS, message=self._unknown(params.name))
+            known = [each.name for each in self._seen(self._gate.caller(context, connected=False))]
+            raise MCPError(code=types.INVALID_PARAMS, message=_unknown(params.name, known))
         try:
             arguments = parse_arguments(tool.arguments, params.arguments or {})
-            call = Call(context=context, params=params, caller=caller_of(context))
-            return await calls.run(partial(tool.handler, arguments, call))
+            call = Call(context=context, params=params, caller=self._gate.caller(context))
+            return await calls.run(partial(self._admitted, tool, arguments, call))
         except MCPError:
             raise
+        except Question as question:
+            return question.result
         except SandboxServerError as error:
             log.info("tool_error", tool=tool.name, code=error.code)
             return tool_error(error)
         except Exception:
             return unexplained(tool=tool.name)
 
-    def _unknown(self, name: str) -> str:
-        known = ", ".join(self._tools)
-        return f"Unknown tool: {clip(visible(name), NAME_LIMIT)}. Known: {clip(known, 300)}"
+    async def _admitted(self, tool: Tool, arguments: Arguments, call: Call) -> ToolResult:
+        asked = await tool.ask(arguments, call) if tool.ask else Asked(call.params.arguments or {})
+        gate = self._gate.admitted(call.context, call.params, call.caller, tool.name, asked, call.told)
+        async with gate:
+            return await tool.handler(arguments, call)
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    return f"Unknown tool: {clip(visible(name), NAME_LIMIT)}. Known: {clip(', '.join(known), 300)}"
 
 
 def parse_arguments(model: type[Arguments], raw: Mapping[str, Any]) -> Arguments:

@@ -13,12 +13,13 @@ from urllib.parse import parse_qsl, quote
 import mcp_types as types
 from mcp.shared.exceptions import MCPError
 
-from sandbox_server.errors import InvalidRequest, NotFound, SandboxServerError
+from sandbox_server.errors import InvalidRequest, NotFound, PolicyDenied, SandboxServerError
 from sandbox_server.execution.api import Caller, Executor
 from sandbox_server.execution.models import Content, Page, Resource
-from sandbox_server.protocol.connections import caller_of
+from sandbox_server.protocol.asking import Question
+from sandbox_server.protocol.gate import Gate, OpenGate
 from sandbox_server.protocol.text import clip, visible
-from sandbox_server.protocol.tools import Context
+from sandbox_server.protocol.tools import Asked, Context, Told
 
 PAGE_SIZE = 100
 MAX_URI = 8 * 1024
@@ -64,6 +65,9 @@ class Provider(Protocol):
         """What its URIs begin with, such as `db://`."""
 
     @property
+    def mime_type(self) -> str: ...
+
+    @property
     def templates(self) -> Sequence[types.ResourceTemplate]: ...
 
     def list(self, *, caller: Caller) -> list[types.Resource]: ...
@@ -81,7 +85,10 @@ _Contents = list[types.TextResourceContents | types.BlobResourceContents]
 class Resources:
     """The handlers over `executor` and `providers`."""
 
-    def __init__(self, executor: Executor, providers: Sequence[Provider] = ()) -> None:
+    def __init__(
+        self, executor: Executor, providers: Sequence[Provider] = (), gate: Gate | None = None
+    ) -> None:
+        self._gate = gate or OpenGate()
         self._executor = executor
         self._providers = tuple(providers)
 
@@ -89,7 +96,7 @@ class Resources:
         self, context: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListResourcesResult:
         start = _position(params.cursor if params else None)
-        caller = caller_of(context)
+        caller = self._gate.caller(context)
         everything = [each for provider in self._providers for each in provider.list(caller=caller)]
         everything += [_listed(each) for each in self._executor.list_resources(caller=caller)]
         after = start + PAGE_SIZE
@@ -117,18 +124,24 @@ class Resources:
         if isinstance(params.ref, types.ResourceTemplateReference):
             for provider in self._providers:
                 if params.ref.uri in [each.uri_template for each in provider.templates]:
-                    argument = params.argument
-                    values = provider.complete(argument.name, argument.value, caller=caller_of(context))
+                    argument, caller = params.argument, self._gate.caller(context)
+                    values = provider.complete(argument.name, argument.value, caller=caller)
         return types.CompleteResult(completion=types.Completion(values=[*values], total=len(values)))
 
     async def read(
         self, context: Context, params: types.ReadResourceRequestParams
-    ) -> types.ReadResourceResult:
+    ) -> types.ReadResourceResult | types.InputRequiredResult:
         uri = params.uri
         try:
-            contents = await self._contents(uri, caller_of(context))
+            caller, asked = self._gate.caller(context), Asked({"uri": uri})
+            async with self._gate.admitted(context, params, caller, "resource", asked, Told()):
+                contents = await self._contents(uri, caller)
+        except Question as question:
+            return question.result
         except (InvalidRequest, NotFound) as error:
             raise _refusal(f"{error.message}: {error.hint}", uri) from None
+        except PolicyDenied as error:
+            raise _refusal(f"{error.code}: {error} [{error.rule}]", uri) from None
         except SandboxServerError as error:
             message = visible(f"{error.code}: {error.message}")
             raise MCPError(code=types.INTERNAL_ERROR, message=message) from None
@@ -137,7 +150,7 @@ class Resources:
     async def _contents(self, uri: str, caller: Caller) -> _Contents:
         for provider in self._providers:
             if uri.startswith(provider.scheme):
-                return [_text(uri, await provider.read(uri, caller=caller), "text/plain")]
+                return [_text(uri, await provider.read(uri, caller=caller), provider.mime_type)]
         bare, page = _parse(uri)
         return _contents(uri, bare, page, await self._executor.read_resource(bare, page, caller=caller))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import mcp_types as types
 
-from sandbox_server.execution.api import Caps
+from sandbox_server.execution.caps import Caps
 from sandbox_server.execution.leftovers import image_type
 from sandbox_server.execution.models import Artifact, Captured, Display, RunRequest, RunResult
 from sandbox_server.protocol.resources import guess_type

@@ -21,6 +21,7 @@ class SchemaResources:
     """A provider of resources over `databases`."""
 
     scheme = "db://"
+    mime_type = "text/plain"
     templates = (
         types.ResourceTemplate(
             uri_template=TEMPLATE,

@@ -66,6 +66,7 @@ def web_api(web: WebAccess) -> Tool:
     async def handle(arguments: WebArguments, call: Call) -> ToolResult:
         request = to_request(arguments)
         result = await web.client.fetch(request, web.judge_for(call.caller), principal=call.caller.principal)
+        call.told.bytes_in, call.told.bytes_out = result.received, len(request.body or b"")
         return to_result(result)
 
     tool = Tool(
@@ -116,7 +117,7 @@ def _body(data: dict[str, Any] | str | None) -> tuple[bytes | None, str]:
 def to_result(result: WebResult) -> types.CallToolResult:
     """Also an answer of 500 is a call that worked."""
     return types.CallToolResult(
-        content=[types.TextContent(text=_text(result))], structured_content=_facts(result), is_error=False
+        content=[types.TextContent(text=as_text(result))], structured_content=_facts(result), is_error=False
     )
 
 
@@ -150,7 +151,8 @@ def _note(result: WebResult) -> str:
     return "; ".join(notes)
 
 
-def _text(result: WebResult) -> str:
+def as_text(result: WebResult) -> str:
+    """For a model to read."""
     body = result.body
     kind = next((visible(value) for name, value in result.headers if name == "content-type"), "")
     lines = [f"{result.status} {result.url} {kind}".rstrip()]

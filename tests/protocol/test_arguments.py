@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sandbox_server.errors import InvalidRequest, SandboxServerError
+from sandbox_server.execution.api import Caller
 from sandbox_server.execution.models import InputFile
 from sandbox_server.protocol.code_execution import CodeExecutionArguments, to_request
 from sandbox_server.protocol.registry import Registry, parse_arguments

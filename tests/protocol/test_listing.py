@@ -8,7 +8,7 @@ import pytest
 from mcp.shared.exceptions import MCPError
 
 from sandbox_server.errors import EngineUnavailable
-from sandbox_server.execution.api import OnEvent
+from sandbox_server.execution.api import Caller, OnEvent
 from sandbox_server.execution.models import RunRequest, RunResult
 from sandbox_server.protocol.server import build_server
 from tests.protocol.fake_executor import FakeExecutor, connect

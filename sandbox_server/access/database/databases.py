@@ -75,6 +75,14 @@ class Databases:
         rows = await self._backend(settings).run(statement, settings)
         return _answer(rows, query, statement, settings, verdict, time.monotonic() - started)
 
+    async def columns(self, name: str | None, *, caller: Caller) -> Columns | None:
+        """Those of the database, where the caller's rules depend on them. Raises DatabaseUnavailable."""
+        try:
+            grants = self._find(name, caller)
+        except (PolicyDenied, InvalidRequest, NotFound):
+            return None  # whoever decides says so in its own words
+        return await self._columns(grants)
+
     async def schema(self, name: str, *, caller: Caller) -> str:
         """What the caller may know of a database. Raises NotFound, DatabaseUnavailable."""
         grants = self._find(name, caller)

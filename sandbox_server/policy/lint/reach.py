@@ -147,7 +147,10 @@ def _softened(file: PolicyFile, lines: Lineage, name: str, role: Role) -> Iterat
 def _unused_filter(file: PolicyFile, lines: Lineage, name: str, role: Role) -> Iterator[Finding]:
     if role.code is None or role.code.seccomp != "strict":
         return
-    if any(getattr(file.roles[each].code, "runtime", None) == "runsc" for each in (name, *lines.always_with(name))):
+    if any(
+        getattr(file.roles[each].code, "runtime", None) == "runsc"
+        for each in (name, *lines.always_with(name))
+    ):
         yield Finding(
             "unused-filter",
             "note",

@@ -1,0 +1,145 @@
+"""What leaves the house, by settings and policy: the web client, the way out of sandboxes, databases."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox_server.access.database.databases import Databases
+from sandbox_server.access.egress import Authority, Dialler, Gateway
+from sandbox_server.access.egress.trust import read_bundle, sandbox_bundle, server_context
+from sandbox_server.access.http.client import Client
+from sandbox_server.access.http.own import OwnAddresses
+from sandbox_server.access.http.resolver import SystemResolver
+from sandbox_server.access.http.trust import tls_context
+from sandbox_server.access.redaction import Redactor
+from sandbox_server.access.secrets import Secrets
+from sandbox_server.config import Settings
+from sandbox_server.enforcement.databases import DatabaseRules, settings_in
+from sandbox_server.enforcement.egress import EgressRules
+from sandbox_server.enforcement.gate import Gate
+from sandbox_server.errors import ConfigError
+from sandbox_server.guards.addresses import IPAddress
+from sandbox_server.policy.models import Policy
+
+
+class OwnPorts:
+    """Where this server listens, which nothing that it lets out may reach."""
+
+    def __init__(self) -> None:
+        self._ports: set[int] = set()
+        self._addresses = OwnAddresses()
+
+    def add(self, port: int) -> None:
+        self._ports.add(port)
+
+    def __call__(self) -> Collection[int]:
+        return self._ports
+
+    def listening(self, address: IPAddress, port: int) -> bool:
+        return port in self._ports and (address.is_loopback or address in self._addresses())
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whom sandboxes and our own connections on their behalf believe."""
+
+    authority: Authority | None
+    bundle: bytes
+    tls: ssl.SSLContext
+
+
+class Outside:
+    """Everything that goes out, by the policy that holds now."""
+
+    def __init__(self, web: Client, gateway: Gateway, databases: Databases) -> None:
+        self.web = web
+        self.gateway = gateway
+        self.databases = databases
+
+    async def adopt(self, policy: Policy, trust: Trust) -> None:
+        """The policy has been replaced: close what it does not allow any more."""
+        self.gateway.authority, self.gateway.trust = trust.authority, trust.bundle
+        self.gateway.tls = trust.tls
+        self.gateway.recheck()
+        await self.databases.keep(settings_in(policy))
+
+
+@asynccontextmanager
+async def open_outside(
+    settings: Settings, gate: Gate, secrets: Secrets, ports: OwnPorts
+) -> AsyncIterator[Outside]:
+    """Opens no connection. Raises ConfigError."""
+    trust = trust_of(settings, gate.current.policy)
+    rules = EgressRules(gate)
+    outside = Outside(
+        Client(
+            resolver=SystemResolver(),
+            secrets=secrets,
+            tls=tls_context(settings.ca_bundle),
+            own_ports=ports,
+        ),
+        Gateway(
+            rules.judge,
+            rules.limits,
+            dialler=Dialler(listening=ports.listening),
+            on_connection=rules.connected,
+            secrets=secrets.get,
+            authority=trust.authority,
+            trust=trust.bundle,
+            tls=trust.tls,
+        ),
+        Databases(DatabaseRules(gate), secrets.get),
+    )
+    try:
+        yield outside
+    finally:
+        await outside.databases.aclose()
+
+
+def trust_of(settings: Settings, policy: Policy) -> Trust:
+    """Makes the deployment's own authority where the policy has TLS opened. Raises ConfigError."""
+    profiles = policy.file.egress.profiles
+    named = policy.file.egress.ca_bundle
+    extra = b"\n".join(read_bundle(each) for each in _bundles(settings, named)) if profiles else b""
+    opens = any(rule.terminate for profile in profiles.values() for rule in profile.allow)
+    authority = Authority.load(settings.state_dir / "egress") if opens else None
+    bundle = sandbox_bundle(extra, authority) if profiles else b""
+    return Trust(authority, bundle, server_context(extra))
+
+
+def _bundles(settings: Settings, named: str | None) -> Iterable[Path]:
+    if settings.ca_bundle is not None:
+        yield settings.ca_bundle
+    if named is not None:
+        yield Path(named)
+
+
+def open_secrets(settings: Settings) -> Secrets:
+    return Secrets(os.environ, settings.secrets_dir)
+
+
+class Redaction:
+    """Takes the values of all secrets that the policy refers to out of a text."""
+
+    def __init__(self, secrets: Secrets) -> None:
+        self._secrets = secrets
+        self._redactor = Redactor()
+
+    def __call__(self, text: str) -> str:
+        return self._redactor.text(text)
+
+    def adopt(self, policy: Policy) -> None:
+        """Raises ConfigError for a secret that is not there: who relies on it should not be the first to
+        find out."""
+        values = []
+        for name, where in policy.secrets.items():
+            try:
+                values.append(self._secrets.get(name))
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error.message}", hint=error.hint) from None
+        self._redactor = Redactor(values)

@@ -1,0 +1,131 @@
+"""A server's own part of the composition: the policy in force, what it lets out, and how both change."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from sandbox_server.audit.log import DecisionLog, open_log
+from sandbox_server.audit.masking import AuditRules
+from sandbox_server.config import Settings
+from sandbox_server.enforcement.current import Current, rights_of
+from sandbox_server.enforcement.gate import Gate
+from sandbox_server.enforcement.quotas import Quotas
+from sandbox_server.enforcement.reloading import Reloading, check_tests
+from sandbox_server.engines.profile import Profile
+from sandbox_server.execution.manager import Manager
+from sandbox_server.outside import Outside, OwnPorts, Redaction, open_outside, open_secrets, trust_of
+from sandbox_server.policy.decision import Principal
+from sandbox_server.policy.models import Policy
+from sandbox_server.policy.records import read_principal
+
+log = structlog.get_logger(__name__)
+
+Check = Callable[[Policy], Awaitable[None]]
+Load = Callable[[], Policy]
+
+
+@dataclass(frozen=True, slots=True)
+class Enforced:
+    """The policy in force, before there is anything to run. `local` is the caller without a token."""
+
+    gate: Gate
+    outside: Outside
+    redaction: Redaction
+    ports: OwnPorts
+    local: Principal
+
+    @property
+    def policy(self) -> Policy:
+        return self.gate.current.policy
+
+
+@asynccontextmanager
+async def open_enforced(settings: Settings, policy: Policy, slot: str) -> AsyncIterator[Enforced]:
+    """Raises ConfigError: a secret that is missing, a test of the policy that fails, a log that can't be
+    written."""
+    local = read_principal(settings.claims)
+    await anyio.to_thread.run_sync(check_tests, policy, settings.policy)
+    secrets, ports = open_secrets(settings), OwnPorts()
+    redaction = Redaction(secrets)
+    redaction.adopt(policy)
+    async with AsyncExitStack() as stack:
+        directory = settings.state_dir / "decisions" / slot
+        record = await stack.enter_async_context(open_log(directory, audit_of(policy), redact=redaction))
+        gate = Gate(Current(policy), Quotas(), record)
+        outside = await stack.enter_async_context(open_outside(settings, gate, secrets, ports))
+        yield Enforced(gate, outside, redaction, ports, local)
+
+
+class Ruling:
+    """Over a manager that runs: puts a policy in force, now and when it changes."""
+
+    def __init__(
+        self, settings: Settings, enforced: Enforced, manager: Manager, load: Load, check: Check
+    ) -> None:
+        self._settings = settings
+        self._enforced = enforced
+        self._manager = manager
+        self._check = check
+        self.reloading = Reloading(settings.policy, load, self._adopt)
+
+    def begin(self) -> None:
+        """With the policy that is in force already."""
+        self._regrant(self._enforced.policy)
+
+    async def _adopt(self, policy: Policy) -> None:
+        """Everything that can fail comes first; then nothing waits until the new one holds everywhere."""
+        old = self._enforced.policy
+        await self._check(policy)
+        trust = await anyio.to_thread.run_sync(trust_of, self._settings, policy)
+        self._enforced.redaction.adopt(policy)
+        if policy.revision == old.revision:
+            return
+        if policy.sizing != old.sizing:
+            log.warning("policy_deployment_changed", hint="deployment: takes effect at the next start")
+        self._enforced.gate.current.replace(policy)
+        self._enforced.gate.log.rules = audit_of(policy)
+        self._regrant(policy)
+        await self._enforced.outside.adopt(policy, trust)
+
+    def _regrant(self, policy: Policy) -> None:
+        longest = max((grant.ceiling.wall for grant in policy.every_grant), default=0.0)
+        warm = warm_profiles(policy, self._enforced.local)
+        rights = self._enforced.gate.current.rights
+        self._manager.regrant(warm, policy.revision, rights, longest_run=longest)
+
+    async def health(self) -> dict[str, object]:
+        record: DecisionLog = self._enforced.gate.log
+        return {
+            **await self._manager.health(),
+            "revision": self._enforced.policy.revision,
+            "policy_reload_failures_total": self.reloading.failures,
+            "decision_log": "ok" if record.healthy else "failing",
+        }
+
+
+def audit_of(policy: Policy) -> AuditRules:
+    return AuditRules(**policy.file.audit.model_dump())
+
+
+def warm_profiles(policy: Policy, local: Principal) -> list[Profile]:
+    """What is likely to be asked for: by the local caller, then by those that the policy tells apart, as many
+    as half of all places can hold."""
+    compiled = policy.compiled
+    found = dict.fromkeys(_profiles(policy, compiled.membership(local).roles))
+    if policy.file.principals is None:
+        return list(found)
+    for rule in policy.file.principals:
+        found.update(dict.fromkeys(_profiles(policy, rule.roles)))
+    most = policy.sizing.sandboxes // 2 // max(1, policy.sizing.warm)
+    return list(found)[: max(1, most)]
+
+
+def _profiles(policy: Policy, roles: tuple[str, ...]) -> Iterator[Profile]:
+    for grant in rights_of(policy.compiled.effective(roles)).languages.values():
+        yield grant.profile
