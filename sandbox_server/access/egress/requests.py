@@ -16,7 +16,7 @@ from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 
 from sandbox_server.access.egress import headers as heads
-from sandbox_server.access.egress.answers import refusal
+from sandbox_server.access.egress.answers import refusal, unquoted
 from sandbox_server.access.egress.connection import HEAD_SECONDS, Connection, Story
 from sandbox_server.access.egress.models import Connect, Refused, Scheme
 from sandbox_server.access.egress.streams import CHUNK, flat
@@ -76,7 +76,9 @@ class Exchange:
             if late and first:
                 return None
             status = 408 if late else getattr(error, "error_status_hint", 400)
-            what = "the request's head did not come in time" if late else f"a broken request: {error}"
+            what = "the request's head did not come in time"
+            if isinstance(error, h11.ProtocolError):
+                what = f"a broken request: {unquoted(error)}"
             with self._connection.told() as story:
                 refused = Refused(what, rule="floor.http", status=status)
                 await self.refuse(refused, story)
@@ -306,7 +308,7 @@ class _Forward:
                 except anyio.EndOfStream:
                     self._http.receive_data(b"")
         except h11.RemoteProtocolError as error:
-            raise _broken(str(error)) from None
+            raise _broken(unquoted(error)) from None
         except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
             raise _broken("it closed the connection") from None
         if isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
