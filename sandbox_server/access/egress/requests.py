@@ -105,6 +105,7 @@ class Exchange:
                     rule="floor.http",
                     hint="use a tunnel: wss://, or CONNECT",
                 )
+            heads.check_meaning(list(request.headers))
             connect = Connect(
                 self._connection.access.profile,
                 url.host,
@@ -133,7 +134,7 @@ class Exchange:
                 if url.scheme != "http":
                     raise Refused("https goes through CONNECT", status=400)
             else:
-                if not target.startswith("/"):
+                if request.method == b"CONNECT" or not target.startswith("/"):
                     raise Refused("in a tunnel a request names the path alone", status=400)
                 where = self._target
                 url = parse_url(f"{where.scheme}://{where.host}:{where.port}{target}")
