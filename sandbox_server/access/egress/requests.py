@@ -115,6 +115,12 @@ class Exchange:
                 url.path,
             )
             grant = self._connection.judge(connect)
+            if grant.terminate and grant.inject and url.scheme == "http":
+                raise Refused(
+                    "this rule's secret goes through TLS alone",
+                    rule="floor.cleartext",
+                    hint=f"use https://{url.host}",
+                )
             inject = self._injected(grant)
             async with self._server(url, grant) as server:
                 await _Forward(self, server, heads.Redactor(inject.values())).run(request, url, inject)
