@@ -20,6 +20,11 @@ _REASONS = {
 }
 
 
+def unquoted(error: h11.ProtocolError) -> str:
+    """What is wrong, without the line that h11 quotes behind a colon: it may hold a secret."""
+    return str(error).partition(":")[0]
+
+
 def _line(text: str) -> bytes:
     """For a status line, which is all that many tools show of a refused CONNECT."""
     shown = "".join(letter if " " <= letter <= "~" else "?" for letter in text)

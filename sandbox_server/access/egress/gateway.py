@@ -22,6 +22,7 @@ from sandbox_server.access.egress.models import (
 )
 from sandbox_server.access.egress.protocols import speak
 from sandbox_server.access.egress.streams import ENDS, Client, Meter, flat
+from sandbox_server.access.egress.trust import server_context
 from sandbox_server.errors import ConfigError, PolicyDenied
 from sandbox_server.execution.egress import EgressAccess
 from sandbox_server.guards.web import EgressGrant, EgressLimits
@@ -64,7 +65,7 @@ class Gateway:
         self.secrets = secrets
         self.authority = authority
         self.trust = trust
-        self.tls = tls or ssl.create_default_context()
+        self.tls = tls or server_context()
         self._on_connection = on_connection
         self._most = most
         self._live: set[Connection] = set()

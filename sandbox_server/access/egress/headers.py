@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from sandbox_server.access.egress.models import Refused
+from sandbox_server.access.http.headers import overrides
 
 Headers = list[tuple[bytes, bytes]]
 _HOP = frozenset(
@@ -44,6 +45,18 @@ def check_framing(headers: Headers) -> None:
         raise Refused("the request says its length twice", status=400)
     if codings and codings[0].strip().lower() != b"chunked":
         raise Refused("of transfer codings only chunked is taken", status=501)
+
+
+def check_meaning(headers: Headers) -> None:
+    """Raises Refused for what makes a server see another request than the one that is judged."""
+    for name, _ in headers:
+        if overrides(name.decode("ascii")):
+            raise Refused(
+                f"{name.decode('ascii')} makes another request of it than was judged",
+                rule="floor.http",
+                hint="send the method, host and path that you mean",
+                status=400,
+            )
 
 
 def wants_upgrade(headers: Headers) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import anyio
 import h11
@@ -48,8 +50,9 @@ async def _speak_socks(connection: Connection) -> None:
             client.answering = True
             await socks.reply(client, refused.socks)
             raise
-        await socks.reply(client, 0)
-        await _carry(connection, host, port, grant, server)
+        async with _let_go(server):
+            await socks.reply(client, 0)
+            await _carry(connection, host, port, grant, server)
 
 
 async def _speak_http(connection: Connection) -> None:
@@ -64,8 +67,9 @@ async def _speak_http(connection: Connection) -> None:
         except Refused as refused:
             await exchange.refuse(refused, story)
             raise
-        connection.client.unread(await exchange.accept_connect())
-        await _carry(connection, host, port, grant, server)
+        async with _let_go(server):
+            connection.client.unread(await exchange.accept_connect())
+            await _carry(connection, host, port, grant, server)
 
 
 def _authority(request: h11.Request) -> tuple[str, int]:
@@ -101,36 +105,41 @@ async def _open(connection: Connection, host: str, port: int) -> tuple[EgressGra
     return grant, await connection.dial(host, port, grant)
 
 
+@asynccontextmanager
+async def _let_go(server: ByteStream | None) -> AsyncIterator[None]:
+    """Closes it, also where the program could not even be told that it is there."""
+    try:
+        yield
+    finally:
+        if server is not None:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(1):
+                await server.aclose()
+
+
 # --- what a tunnel carries
 
 
 async def _carry(
     connection: Connection, host: str, port: int, grant: EgressGrant, server: ByteStream | None
 ) -> None:
-    try:
-        if grant.opaque and server is not None:
-            await relay(connection.client, server)
-            return
-        with in_time():
-            first = await connection.client.receive(1)
-        connection.client.unread(first)
-        if first[0] == _TLS:
-            await _carry_tls(connection, host, port, server)
-        elif first.isalpha():
-            if server is not None:
-                await server.aclose()
-            server = None
-            await _carry_http(connection, Target("http", host, port))
-        else:
-            raise Refused(
-                "the tunnel carries neither TLS nor HTTP",
-                rule=grant.rule,
-                hint="the operator can let such bytes through with 'opaque: true'",
-            )
-    finally:
+    if grant.opaque and server is not None:
+        await relay(connection.client, server)
+        return
+    with in_time():
+        first = await connection.client.receive(1)
+    connection.client.unread(first)
+    if first[0] == _TLS:
+        await _carry_tls(connection, host, port, server)
+    elif first.isalpha():
         if server is not None:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(1):
-                await server.aclose()
+            await server.aclose()
+        await _carry_http(connection, Target("http", host, port))
+    else:
+        raise Refused(
+            "the tunnel carries neither TLS nor HTTP",
+            rule=grant.rule,
+            hint="the operator can let such bytes through with 'opaque: true'",
+        )
 
 
 async def _carry_tls(connection: Connection, host: str, port: int, server: ByteStream | None) -> None:

@@ -16,7 +16,7 @@ from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 
 from sandbox_server.access.egress import headers as heads
-from sandbox_server.access.egress.answers import refusal
+from sandbox_server.access.egress.answers import refusal, unquoted
 from sandbox_server.access.egress.connection import HEAD_SECONDS, Connection, Story
 from sandbox_server.access.egress.models import Connect, Refused, Scheme
 from sandbox_server.access.egress.streams import CHUNK, flat
@@ -76,7 +76,9 @@ class Exchange:
             if late and first:
                 return None
             status = 408 if late else getattr(error, "error_status_hint", 400)
-            what = "the request's head did not come in time" if late else f"a broken request: {error}"
+            what = "the request's head did not come in time"
+            if isinstance(error, h11.ProtocolError):
+                what = f"a broken request: {unquoted(error)}"
             with self._connection.told() as story:
                 refused = Refused(what, rule="floor.http", status=status)
                 await self.refuse(refused, story)
@@ -103,6 +105,7 @@ class Exchange:
                     rule="floor.http",
                     hint="use a tunnel: wss://, or CONNECT",
                 )
+            heads.check_meaning(list(request.headers))
             connect = Connect(
                 self._connection.access.profile,
                 url.host,
@@ -112,6 +115,12 @@ class Exchange:
                 url.path,
             )
             grant = self._connection.judge(connect)
+            if grant.terminate and grant.inject and url.scheme == "http":
+                raise Refused(
+                    "this rule's secret goes through TLS alone",
+                    rule="floor.cleartext",
+                    hint=f"use https://{url.host}",
+                )
             inject = self._injected(grant)
             async with self._server(url, grant) as server:
                 await _Forward(self, server, heads.Redactor(inject.values())).run(request, url, inject)
@@ -131,7 +140,7 @@ class Exchange:
                 if url.scheme != "http":
                     raise Refused("https goes through CONNECT", status=400)
             else:
-                if not target.startswith("/"):
+                if request.method == b"CONNECT" or not target.startswith("/"):
                     raise Refused("in a tunnel a request names the path alone", status=400)
                 where = self._target
                 url = parse_url(f"{where.scheme}://{where.host}:{where.port}{target}")
@@ -306,7 +315,7 @@ class _Forward:
                 except anyio.EndOfStream:
                     self._http.receive_data(b"")
         except h11.RemoteProtocolError as error:
-            raise _broken(str(error)) from None
+            raise _broken(unquoted(error)) from None
         except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
             raise _broken("it closed the connection") from None
         if isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:

@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 from sandbox_server.access.egress.authority import Authority
+from sandbox_server.access.http.trust import tls_context
 from sandbox_server.errors import ConfigError
 
 _BUNDLES = (
@@ -59,9 +60,9 @@ def sandbox_bundle(extra: bytes = b"", authority: Authority | None = None) -> by
 
 
 def server_context(extra: bytes = b"") -> ssl.SSLContext:
-    """For the server's own connections to hosts that it terminates: without its own authority."""
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    """For the server's own connections to hosts that it terminates: without its own authority, and without
+    what the environment says, which could name another or have the keys written down."""
+    context = tls_context()
     context.set_alpn_protocols(["http/1.1"])
     if extra:
         context.load_verify_locations(cadata=_certificates(extra))

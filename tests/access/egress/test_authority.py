@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
 
-from sandbox_server.access.egress import Authority, authority
-from sandbox_server.access.egress.trust import read_bundle, sandbox_bundle
+from sandbox_server.access.egress import Authority, Gateway, authority
+from sandbox_server.access.egress.trust import read_bundle, sandbox_bundle, server_context
 from sandbox_server.errors import ConfigError
+from sandbox_server.guards.web import EgressGrant, EgressLimits
 
 
 def test_it_is_made_once_and_only_the_server_can_read_it(tmp_path: Path) -> None:
@@ -66,3 +68,20 @@ def test_a_bundle_without_certificates_is_an_error(tmp_path: Path) -> None:
     for name in ("empty.pem", "missing.pem"):
         with pytest.raises(ConfigError, match="ca_bundle"):
             read_bundle(tmp_path / name)
+
+
+def test_the_environment_decides_neither_whom_the_server_believes_nor_who_reads_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strange = Authority.load(tmp_path)
+    (tmp_path / "strange.pem").write_bytes(strange.pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "strange.pem"))
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+    mine = Authority.load(tmp_path / "mine")
+    gateway = Gateway(lambda connect: EgressGrant("r1"), lambda profile: EgressLimits())
+    for context in (server_context(mine.pem), gateway.tls):
+        assert context.keylog_filename is None
+        assert ssl.PEM_cert_to_DER_cert(strange.pem.decode()) not in context.get_ca_certs(binary_form=True)
+        assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+    trusted = server_context(mine.pem).get_ca_certs(binary_form=True)
+    assert ssl.PEM_cert_to_DER_cert(mine.pem.decode()) in trusted

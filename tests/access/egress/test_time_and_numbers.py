@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+import socket
+import threading
 import tracemalloc
 
 import anyio
 import pytest
 
-from sandbox_server.access.egress import connection
+from sandbox_server.access.egress import connection, dial
+from sandbox_server.access.egress.models import Refused
 from sandbox_server.guards.web import EgressLimits
-from tests.access.egress.world import ACCESS, SITE, World, echo, rest, status
+from tests.access.egress.world import ACCESS, SITE, World, echo, grant, rest, status
 
 pytestmark = pytest.mark.anyio
 TUNNELS = 1000
@@ -142,3 +145,39 @@ async def test_more_connections_than_the_server_takes_are_closed_at_once(world: 
     assert any(record.reason.startswith("too many") for record in world.records)
     assert status(await world.say(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")) == 400
     assert world.gateway.outlet(ACCESS).tunnels == world.limits.tunnels
+
+
+async def test_a_resolver_that_hangs_costs_a_bounded_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lookups that were given up go on in their threads: programs must not start more and more of them."""
+    release, asked = threading.Event(), []
+
+    def getaddrinfo(*host: object, **_: object) -> list[object]:
+        asked.append(host)
+        release.wait(20)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(dial, "RESOLVE_SECONDS", 0.02)
+    dialler = dial.Dialler()
+    try:
+        for _ in range(20):
+            with pytest.raises(Refused, match="could not be resolved"):
+                await dialler.connect(SITE, 443, grant())
+        assert len(asked) == 8
+    finally:
+        release.set()
+
+
+async def test_many_lookups_at_once_wait_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", ("10.0.0.1", 443))])
+    dialler, denied = dial.Dialler(), []
+
+    async def connect(number: int) -> None:
+        with pytest.raises(Refused) as refused:
+            await dialler.connect(f"n{number}.example.com", 443, grant())
+        denied.append(refused.value.rule)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(100):
+            tasks.start_soon(connect, number)
+    assert denied == ["floor.address"] * 100
