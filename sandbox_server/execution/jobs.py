@@ -27,7 +27,9 @@ class ArtifactsReport(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
-    files: Annotated[list[tuple[QuotedPath, Annotated[int, Field(ge=0, lt=2**60)]]], Field(max_length=MOST_FILES)]
+    files: Annotated[
+        list[tuple[QuotedPath, Annotated[int, Field(ge=0, lt=2**60)]]], Field(max_length=MOST_FILES)
+    ]
     omitted: Annotated[int, Field(ge=0, lt=2**31)]
     complete: bool
 
