@@ -20,6 +20,7 @@ import sys
 ROOT = "/workspace/.packages"
 TEMPORARY = ROOT + "/.tmp"
 MOST = 200
+NO_SPACE = (b"No space left on device", b"File too large", b"ENOSPC", b"EFBIG")
 GIVEN = (
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT",
     "NODE_EXTRA_CA_CERTS", "PIP_INDEX_URL", "npm_config_registry", "npm_config_cafile",
@@ -49,7 +50,7 @@ def call(argv):
         argv, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         while line := process.stdout.readline(4096):
-            no_space = no_space or b"No space left on device" in line or b"ENOSPC" in line
+            no_space = no_space or any(word in line for word in NO_SPACE)
             sys.stderr.buffer.write(line)
             sys.stderr.buffer.flush()
     return process.returncode, no_space
@@ -81,8 +82,8 @@ def command(tool, wanted):
         ]  # fmt: skip
     return [
         "npm", "install", "--prefix", ROOT, "--ignore-scripts", "--no-audit", "--no-fund",
-        "--no-update-notifier", "--userconfig", os.devnull, "--globalconfig", os.devnull, "--logs-max=0",
-        "--cache", TEMPORARY + "/npm", "--fetch-retries=1", "--loglevel=error", "--", *wanted,
+        "--no-update-notifier", "--userconfig", TEMPORARY + "/user", "--globalconfig", TEMPORARY + "/global",
+        "--logs-max=0", "--cache", TEMPORARY + "/npm", "--fetch-retries=1", "--loglevel=error", "--", *wanted,
     ]  # fmt: skip
 
 

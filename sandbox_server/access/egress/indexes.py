@@ -1,7 +1,8 @@
-"""What `@python-index` and `@npm-index` stand for on this host: pip and npm are asked, who know their defaults.
+"""What `@python-index` and `@npm-index` stand for on this host: pip and npm are asked, who know their
+defaults.
 
-An index names the files of packages by URL, often on another host. Which one that is, is asked too, of the index
-by way of its own client, and remembered for a day; `addresses` and the rest of a rule hold for all of them.
+An index names the files of packages by URL, often on another host. Which one that is, is asked too, of the
+index by way of its own client, and remembered for a day.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ class Indexes:
         text = self._say([*_pip(), "install", "--help"], COLUMNS="1000")
         found = _DEFAULT.search(text)
         if found is None:
-            raise ValueError("pip on this host does not say which index it uses: write the index's host instead")
+            raise ValueError(
+                "pip on this host does not say which index it uses: write the index's host instead"
+            )
         return _plain(found[1])
 
     def _npm_url(self) -> str:
@@ -85,15 +88,17 @@ class Indexes:
         try:
             found = self._python_files() if alias == PYTHON else self._npm_files()
         except ValueError as error:
-            _log.warning("%s: where its files are could not be asked, only %s is allowed: %s", alias, url, error)
+            _log.warning(
+                "%s: where its files are could not be asked, only %s is allowed: %s", alias, url, error
+            )
             return ()
         self._remember(alias, url, found)
         return found
 
     def _python_files(self) -> tuple[str, ...]:
         command = [
-            *_pip(), "install", "--dry-run", "--quiet", "--ignore-installed", "--no-deps", "--only-binary", ":all:",
-            "--no-input", "--disable-pip-version-check", "--report", "-", "pip",
+            *_pip(), "install", "--dry-run", "--quiet", "--ignore-installed", "--no-deps", "--no-input",
+            "--only-binary", ":all:", "--disable-pip-version-check", "--report", "-", "pip",
         ]  # fmt: skip
         try:
             report = json.loads(self._say(command, PIP_FIND_LINKS=""))
