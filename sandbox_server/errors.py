@@ -15,6 +15,7 @@ SandboxServerError
   + UpstreamUnreachable  nothing was sent to it         tool error
 + DatabaseUnavailable  a database does not answer         tool error; nothing was run
 + ChangeUndecided      lost while committing            tool error; the change may be there
++ PackagesFailed       what was asked for could not be installed   tool error; nothing was run
 + SandboxLost          the sandbox died under a run       tool error; the code may have run
 """
 
@@ -128,6 +129,12 @@ class ChangeUndecided(SandboxServerError):
     """The connection went while a change was committed. It may be there."""
 
     code = "change_undecided"
+
+
+class PackagesFailed(SandboxServerError):
+    """A session was to be made with packages that can't be installed; nothing else was run."""
+
+    code = "packages_failed"
 
 
 class SandboxLost(SandboxServerError):

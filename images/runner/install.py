@@ -1,13 +1,15 @@
-"""Installs packages in a sandbox, as a run of its own before the caller's: pip or npm, and then what has come.
+"""Installs packages in a sandbox, as a run of its own before the caller's, by pip or npm.
 
     install.py pip|npm PACKAGE...
 
 The names were checked by the server. What is installed goes to /workspace/.packages, where Python and Node.js
 look for it and which is part of the workspace's limit. Nothing of a package runs: wheels only, no scripts.
-All that the package manager says goes to stderr; stdout gets one line of JSON, {"installed": [[name, version]...]}.
+All that the package manager says goes to stderr; if it went well stdout gets one line of JSON, {"installed":
+[[name, version]...]}, and the exit code is that of ENOSPC if lack of space was what went wrong.
 Everything here runs as the program would, and is worth as much: the server checks what it reads of it.
 """
 
+import errno
 import glob
 import json
 import os
@@ -18,6 +20,7 @@ import sys
 ROOT = "/workspace/.packages"
 TEMPORARY = ROOT + "/.tmp"
 MOST = 200
+NO_SPACE = (b"No space left on device", b"File too large", b"ENOSPC", b"EFBIG")
 GIVEN = (
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT",
     "NODE_EXTRA_CA_CERTS", "PIP_INDEX_URL", "npm_config_registry", "npm_config_cafile",
@@ -30,12 +33,27 @@ def main():
     os.chdir(ROOT)
     before = installed(tool)
     try:
-        code = subprocess.call(command(tool, wanted), env=environment(), stdout=2)
-        added = sorted(set(installed(tool)) - set(before))
+        code, no_space = call(command(tool, wanted))
     finally:
         shutil.rmtree(TEMPORARY, ignore_errors=True)
-    print(json.dumps({"installed": added[:MOST]}))
-    return code if 0 <= code < 256 else 1
+    if code == 0:
+        print(json.dumps({"installed": sorted(set(installed(tool)) - set(before))[:MOST]}))
+    elif no_space:
+        return errno.ENOSPC
+    return 0 if code == 0 else 1
+
+
+def call(argv):
+    """Its exit code, and whether it complained of lack of space."""
+    no_space = False
+    with subprocess.Popen(
+        argv, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        while line := process.stdout.readline(4096):
+            no_space = no_space or any(word in line for word in NO_SPACE)
+            sys.stderr.buffer.write(line)
+            sys.stderr.buffer.flush()
+    return process.returncode, no_space
 
 
 def environment():
@@ -63,9 +81,9 @@ def command(tool, wanted):
             "--constraint", "/usr/share/sandbox/python-packages.txt", "--", *wanted,
         ]  # fmt: skip
     return [
-        "npm", "install", "--prefix", ROOT, "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier",
-        "--userconfig", os.devnull, "--globalconfig", os.devnull, "--cache", TEMPORARY + "/npm", "--logs-max=0",
-        "--fetch-retries=1", "--loglevel=error", "--", *wanted,
+        "npm", "install", "--prefix", ROOT, "--ignore-scripts", "--no-audit", "--no-fund",
+        "--no-update-notifier", "--userconfig", TEMPORARY + "/user", "--globalconfig", TEMPORARY + "/global",
+        "--logs-max=0", "--cache", TEMPORARY + "/npm", "--fetch-retries=1", "--loglevel=error", "--", *wanted,
     ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ class Caps:
     Times in seconds, sizes in bytes, `max_files` and `max_args` are counts. `max_files_bytes`
     is over all files of a call, after decoding. `default_output` and `max_output` are what is
     kept of each stream. `reuse`: whether some language may be asked to use its sandboxes again.
+    `packages`: whether some may be asked for.
     """
 
     max_wall: float = 300.0
@@ -27,6 +28,7 @@ class Caps:
     max_args: int = 64
     max_stdin: int = 4 * MIB
     reuse: bool = False
+    packages: bool = False
 
 
 def caps_of(rights: Rights) -> Caps:
@@ -41,4 +43,5 @@ def caps_of(rights: Rights) -> Caps:
         default_output=min(grant.defaults.output for grant in grants),
         max_files_bytes=max(grant.profile.limits.workspace for grant in grants),
         reuse=any(grant.reuse for grant in grants),
+        packages=any(grant.packages for grant in grants),
     )

@@ -10,10 +10,11 @@ from sandbox_server.execution.api import Caller, OnEvent
 from sandbox_server.execution.desk import SessionDesk, in_turn
 from sandbox_server.execution.egress import Egress, EgressAccess, Outlet
 from sandbox_server.execution.grants import Grant
+from sandbox_server.execution.installs import install_for_session, run_job
 from sandbox_server.execution.leftovers import leftovers, session_files, with_leftovers
-from sandbox_server.execution.models import Queued, RunRequest, RunResult, SessionInfo
+from sandbox_server.execution.models import Packages, Queued, RunRequest, RunResult, SessionInfo, SessionRequest
 from sandbox_server.execution.pool import Pools
-from sandbox_server.execution.runs import Clock, capture_for, job_for, result_of
+from sandbox_server.execution.runs import Clock, job_for, result_of
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.execution.session import Session
 from sandbox_server.execution.store import Store
@@ -29,6 +30,7 @@ class Conductor:
         self._desk = desk
         self._store = store
         self._egress = egress
+        desk.install = self._install
 
     def _outlet(self, sandbox: Sandbox, request: RunRequest, grant: Grant, caller: Caller) -> Outlet | None:
         """The way out of a run. Raises ConfigError if it should have one that there is not."""
@@ -48,6 +50,14 @@ class Conductor:
             )
         return sandbox.way_out.outlet(self._egress, EgressAccess(profile, caller.principal, caller.who))
 
+    async def _install(
+        self, sandbox: Sandbox, wanted: SessionRequest, grant: Grant, caller: Caller
+    ) -> Packages:
+        """Into a new session. Raises PackagesFailed."""
+        request = RunRequest(wanted.language, "", packages=wanted.packages)
+        outlet = self._outlet(sandbox, request, grant, caller)
+        return await install_for_session(sandbox, wanted.packages, grant, outlet)
+
     # --- one-shot
 
     async def run_once(
@@ -57,16 +67,16 @@ class Conductor:
         again = False
         async with leftovers(self._store, caller) as left:
             try:
-                capture = capture_for(request.limits, left.overflow)
                 outlet = self._outlet(sandbox, request, grant, caller)
-                exit = await sandbox.run(job_for(request, grant, keep=False), capture, on_event, outlet)
-                exit = exit.naming(grant.files_out)
+                job = job_for(request, grant, keep=False)
+                stage = await run_job(sandbox, request, grant, job, left.overflow, on_event, outlet)
+                exit, capture = stage.exit, stage.capture
                 files = await left.keep_files(sandbox, exit)
                 # A listener and certificates would not pass the scrub.
                 again = request.reuse and exit.ended_by_itself and outlet is None
             finally:
                 self._pools.give_back(sandbox, caller.principal, again)
-            result = result_of(exit, capture, grant, clock, SessionInfo(None, "none"))
+            result = result_of(exit, capture, grant, clock, SessionInfo(None, "none"), stage.packages)
             return await with_leftovers(result, capture, exit, files)
 
     async def _prepared(
@@ -118,12 +128,12 @@ class Conductor:
             clock.queued = time.monotonic() - clock.begin
             sandbox = await self._session_sandbox(session, request, clock, on_event)
             driver = grant.language.driver
-            capture = capture_for(request.limits, left.overflow)
             session.used = time.monotonic()
             try:
                 job = job_for(request, grant, keep=driver is not None)
                 outlet = self._outlet(sandbox, request, grant, caller)
-                exit = (await sandbox.run(job, capture, on_event, outlet)).naming(grant.files_out)
+                stage = await run_job(sandbox, request, grant, job, left.overflow, on_event, outlet)
+                exit, capture = stage.exit, stage.capture
                 files = await session_files(sandbox, exit, session.id)
             except BaseException:
                 self._interrupted(session, sandbox)
@@ -137,7 +147,7 @@ class Conductor:
             if session.sandbox is None and session.explicit:
                 self._desk.lost(session, note)
             session.note_files(files)
-            result = result_of(exit, capture, grant, clock, session.info(state, note))
+            result = result_of(exit, capture, grant, clock, session.info(state, note), stage.packages)
             return await with_leftovers(result, capture, exit, files)
 
     def _interrupted(self, session: Session, sandbox: Sandbox) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 
 from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import Busy, InvalidRequest, LimitExceeded, NotFound, SandboxLost
 from sandbox_server.execution.api import Caller, OnEvent
 from sandbox_server.execution.grants import Grant, Rights, Sizing
+from sandbox_server.execution.installs import check_packages, told
 from sandbox_server.execution.models import (
+    Packages,
     Queued,
     ResetWhat,
     SessionRequest,
@@ -26,6 +28,7 @@ from sandbox_server.execution.sessions import Sessions
 from sandbox_server.execution.tailored import profile_for
 
 _CHANGED = "the policy has changed"
+Install = Callable[[Sandbox, SessionRequest, Grant, Caller], Awaitable[Packages]]
 _EVERYWHERE = "bash"
 """Every image has it."""
 
@@ -40,11 +43,16 @@ class SessionDesk:
         self._sizing = sizing
         self._underway = underway
         self.registry = Sessions(sizing)
+        self.install: Install | None = None
+        """Set by the manager."""
 
     # --- the operations
 
     async def create(self, request: SessionRequest, *, caller: Caller, on_event: OnEvent) -> SessionView:
-        profile = profile_for(request.limits, self.grant(request.language, caller))
+        grant = self.grant(request.language, caller)
+        if request.packages:
+            check_packages(request.packages, grant, way_out=grant.egress is not None)
+        profile = profile_for(request.limits, grant)
         ttl = self._ttl(request.ttl)
         with self.underway(caller):
             self.check_room(caller.principal)
@@ -56,12 +64,21 @@ class SessionDesk:
             session.opening = True
             try:
                 session.adopt(await self._take(profile, caller.principal, on_event))
+                note = await self._with_packages(session, request, grant, caller)
             except BaseException:
-                self.registry.end(session, "")
+                self.lost(session, "")
                 raise
             finally:
                 session.opening = False
-        return self.view(session, "kept", "a new session", caller)
+        return self.view(session, "kept", note, caller)
+
+    async def _with_packages(
+        self, session: Session, request: SessionRequest, grant: Grant, caller: Caller
+    ) -> str:
+        """What the caller is told of its new session."""
+        if not request.packages or session.sandbox is None or self.install is None:
+            return "a new session"
+        return f"a new session with {told(await self.install(session.sandbox, request, grant, caller))}"
 
     def list(self, *, caller: Caller) -> tuple[SessionView, ...]:
         self.expire()

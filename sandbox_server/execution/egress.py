@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -28,6 +29,16 @@ class Outlet(Protocol):
     @property
     def trust(self) -> bytes:
         """Certificates in PEM that its programs should trust, all of them; empty: those of the image."""
+        ...
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What its programs find in their environment besides: where the package indexes are."""
+        ...
+
+    @property
+    def cached(self) -> int:
+        """How many files of the host's own store its programs were given, instead of a server's, so far."""
         ...
 
     async def serve(self, tunnel: ByteStream) -> None:

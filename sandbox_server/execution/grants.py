@@ -20,6 +20,7 @@ class Grant:
     workspace; None: what the profile has. `egress` names the way out that its runs get; None: there is
     none. `reuse`: a caller may let one-shot runs of its own follow each other in one sandbox, which is
     scrubbed between them. `files_out`: the most files of a run that its result names and that are kept.
+    `packages` are globs of the packages that may be installed.
     """
 
     language: Language
@@ -30,6 +31,7 @@ class Grant:
     egress: str | None = None
     reuse: bool = False
     files_out: int | None = None
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

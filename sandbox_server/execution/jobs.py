@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -126,9 +127,9 @@ class Exit:
         )
 
 
-def encode_run(job: Job, *, tunnels: int = 0) -> bytes:
-    """The payload of its OPEN, with as many tunnels at once as it may have. Raises
-    LimitExceeded if it is too large to send."""
+def encode_run(job: Job, *, tunnels: int = 0, hints: Mapping[str, str] | None = None) -> bytes:
+    """The payload of its OPEN, with as many tunnels at once as it may have, and what its environment
+    gets with them. Raises LimitExceeded if it is too large to send."""
     request = {
         "op": "run",
         "mode": job.mode,
@@ -143,7 +144,7 @@ def encode_run(job: Job, *, tunnels: int = 0) -> bytes:
         "driver": job.driver,
         "build": list(job.build),
         "out": job.out,
-        "egress": {"tunnels": tunnels} if tunnels else None,
+        "egress": {"tunnels": tunnels, "env": dict(hints or {})} if tunnels else None,
     }
     message = json.dumps(request, separators=(",", ":")).encode()
     # The runner would take a longer frame for nonsense and end.

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from sandbox_server.guards.packages import Ecosystem
+
 Driver = Literal["python", "node", "bash"]
 
 
@@ -18,7 +20,8 @@ class Language:
     """`image`: where it runs if the policy does not say otherwise. `build`: executed first, under the same
     limits; if it fails the outcome is `compile_error`. `out`: the name of what it makes. `driver`: the
     runner's driver that keeps variables between the calls of a session (files are kept always); None:
-    every call is a new process. `build_cell`: what `build` takes besides for a driver.
+    every call is a new process. `build_cell`: what `build` takes besides for a driver. `packages`: what
+    installs packages for it.
     """
 
     name: str
@@ -31,6 +34,7 @@ class Language:
     build: tuple[str, ...] = ()
     out: str = "main"
     build_cell: tuple[str, ...] = ()
+    packages: Ecosystem | None = None
 
     @property
     def stateful(self) -> bool:
@@ -55,8 +59,19 @@ def _polyglot(
 LANGUAGES: dict[str, Language] = {
     language.name: language
     for language in (
-        Language("python", "python", "fork", "main.py", aliases=("py", "python3"), driver="python"),
-        Language("javascript", "node", "spawn", "main.js", (_NODE, "{file}"), ("js", "node"), "node"),
+        Language(
+            "python", "python", "fork", "main.py", aliases=("py", "python3"), driver="python", packages="pip"
+        ),
+        Language(
+            "javascript",
+            "node",
+            "spawn",
+            "main.js",
+            (_NODE, "{file}"),
+            ("js", "node"),
+            "node",
+            packages="npm",
+        ),
         Language(
             "typescript",
             "node",
@@ -68,6 +83,7 @@ LANGUAGES: dict[str, Language] = {
             build=_ESBUILD,
             out="main.js",
             build_cell=(_KEEP_IMPORTS,),
+            packages="npm",
         ),
         Language("bash", "shell", "spawn", "main.sh", ("/bin/bash", "{file}"), ("sh", "shell"), "bash"),
         _polyglot("c", "main.c", build=("/usr/bin/gcc", "-O2", "-o", "{out}", "{file}", "-lm")),

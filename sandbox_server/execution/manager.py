@@ -25,6 +25,7 @@ from sandbox_server.execution.egress import Egress
 from sandbox_server.execution.file_desk import FileDesk
 from sandbox_server.execution.file_models import FileAnswer, FileOperation
 from sandbox_server.execution.grants import Grant, Rights, Sizing
+from sandbox_server.execution.installs import check_packages
 from sandbox_server.execution.models import Content, Page, Resource, RunEvent, RunRequest, RunResult
 from sandbox_server.execution.paths import workspace_path
 from sandbox_server.execution.pool import Pools
@@ -190,6 +191,8 @@ class Manager:
             raise InvalidRequest("code is empty", hint="send the program to run")
         if request.reuse:
             check_reuse(request, grant, caller, session)
+        if request.packages:
+            check_packages(request.packages, grant, way_out=bool(request.egress or grant.egress))
         limits = effective_limits(request.limits, grant)
         files = tuple(replace(file, path=workspace_path(file.path)) for file in request.files)
         request = replace(request, limits=limits, files=files)

@@ -12,6 +12,7 @@ Outcome = Literal[
     "error",
     "signal",
     "compile_error",
+    "packages_failed",
     "timeout",
     "out_of_memory",
     "output_limit",
@@ -19,7 +20,8 @@ Outcome = Literal[
     "cancelled",
 ]
 """How a program ended. `error` is a non-zero exit, `signal` a death by a signal of its own making,
-`compile_error` a build that failed for no limit: then the program was never started."""
+`compile_error` a build that failed for no limit, `packages_failed` an installation: then the program was
+never started."""
 
 LimitName = Literal["wall", "cpu", "memory", "output", "disk"]
 StreamName = Literal["stdout", "stderr"]
@@ -65,6 +67,8 @@ class RunRequest:
     egress: str | None = None
     reuse: bool = False
     """One-shot: in a sandbox that was scrubbed after another run of the same principal, if there is one."""
+    packages: tuple[str, ...] = ()
+    """Installed before the code runs, within its limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,7 @@ class SessionRequest:
     language: str = "python"
     ttl: float | None = None
     limits: SessionLimits = field(default_factory=SessionLimits)
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +212,18 @@ class Isolation:
 
 
 @dataclass(frozen=True, slots=True)
+class Packages:
+    """What was installed for a run: (name, version), as the sandbox says. `complete`: all that was asked
+    for; if not, the code was not run. `seconds` count against the run's; `cached` files came from the host's
+    own store."""
+
+    installed: tuple[tuple[str, str], ...]
+    complete: bool
+    seconds: float
+    cached: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
     """The truth about one run. `limit` names the limit that ended it, if one did."""
 
@@ -228,6 +245,7 @@ class RunResult:
     """How many more there are at least; the sandbox is not searched for ever."""
     artifacts_complete: bool = True
     """Whether all of `/workspace` was looked at."""
+    packages: Packages | None = None
 
 
 @dataclass(frozen=True, slots=True)

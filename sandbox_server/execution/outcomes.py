@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sandbox_server.errors import LimitExceeded, SandboxLost
 from sandbox_server.execution.jobs import CloseReport, Exit
-from sandbox_server.execution.models import LimitName, Outcome
+from sandbox_server.execution.models import LimitName, Outcome, Packages
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +21,11 @@ class Verdict:
     signal: str | None = None
 
 
-def judge(exit: Exit, *, no_space: bool = False) -> Verdict:
+def judge(exit: Exit, *, no_space: bool = False, packages: Packages | None = None) -> Verdict:
     """What happened, in this order: what we did to it, what the kernel did, what it did itself.
 
     `no_space`: the program says of itself that it failed for lack of space, which explains a failure and
-    nothing else.
+    nothing else. `packages` that are not complete: it is their installation that ended.
 
     Raises SandboxLost if the sandbox died under the run for no reason that we know of: then
     nobody can say how far the code came. Raises LimitExceeded if it could not begin at all.
@@ -49,7 +50,10 @@ def judge(exit: Exit, *, no_space: bool = False) -> Verdict:
     # The kernel's own count: the parent of the victim may well have survived and exited with 0.
     if report.oom_kills > 0:
         return Verdict("out_of_memory", "memory", code, name)
-    return _judge_program(report, code, name, no_space)
+    if packages is None or packages.complete:
+        return _judge_program(report, code, name, no_space)
+    verdict = _judge_program(report, code, name, no_space or code == errno.ENOSPC)
+    return verdict if verdict.outcome == "disk_full" else replace(verdict, outcome="packages_failed")
 
 
 def _judge_program(report: CloseReport, code: int | None, name: str | None, no_space: bool) -> Verdict:

@@ -14,6 +14,7 @@ from sandbox_server.execution.grants import Grant
 from sandbox_server.execution.jobs import Exit, Job
 from sandbox_server.execution.models import (
     Isolation,
+    Packages,
     RunLimits,
     RunRequest,
     RunResult,
@@ -84,9 +85,16 @@ def job_for(request: RunRequest, grant: Grant, *, keep: bool) -> Job:
     )
 
 
-def result_of(exit: Exit, capture: RunCapture, grant: Grant, clock: Clock, session: SessionInfo) -> RunResult:
+def result_of(
+    exit: Exit,
+    capture: RunCapture,
+    grant: Grant,
+    clock: Clock,
+    session: SessionInfo,
+    packages: Packages | None = None,
+) -> RunResult:
     """Without what is left behind, see `leftovers`."""
-    verdict = judge(exit, no_space=capture.side.no_space)
+    verdict = judge(exit, no_space=capture.side.no_space, packages=packages)
     report = exit.report
     return RunResult(
         outcome=verdict.outcome,
@@ -113,6 +121,7 @@ def result_of(exit: Exit, capture: RunCapture, grant: Grant, clock: Clock, sessi
         ),
         session=session,
         isolation=_isolation(grant.profile),
+        packages=packages,
     )
 
 

@@ -207,7 +207,7 @@ class Sandbox:
         """
         tunnels = await self.way_out.open(outlet, self) if outlet else 0
         try:
-            message = encode_run(job, tunnels=tunnels)
+            message = encode_run(job, tunnels=tunnels, hints=outlet.environment if outlet else None)
         except LimitExceeded:
             self.way_out.shut()
             raise

@@ -45,13 +45,15 @@ class WebGrant:
 @dataclass(frozen=True, slots=True)
 class EgressGrant:
     """What a connection out of a sandbox gets. `opaque`: TLS without a visible server name is let through.
-    `terminate`: the server's own CA opens it, so that `inject` and rules for paths apply."""
+    `terminate`: the server's own CA opens it, so that `inject` and rules for paths apply. `cache`: files of
+    packages are kept on the host."""
 
     rule: str
     addresses: tuple[Network, ...] = ()
     opaque: bool = False
     terminate: bool = False
     inject: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ class HostRule:
     observe: bool = False
     opaque: bool = False
     terminate: bool = False
+    cache: bool = False
     inject: Mapping[str, str] = field(default_factory=dict)
     addresses: tuple[Network, ...] = ()
     rate: tuple[int, float] | None = None

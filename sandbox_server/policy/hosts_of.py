@@ -46,6 +46,7 @@ def egress_allow(rule: EgressAllow, source: str, aliases: Aliases) -> HostRule:
         observe=rule.observe,
         opaque=rule.opaque,
         terminate=rule.terminate,
+        cache=rule.cache,
         inject=_secrets(rule.inject),
         addresses=tuple(ip_network(each) for each in rule.addresses),
     )

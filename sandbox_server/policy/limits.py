@@ -109,6 +109,9 @@ class RoleSet:
                 profile,
                 run,
                 *_widest(self._file.ceilings, run, sandbox),
+                packages=tuple(
+                    dict.fromkeys(glob for each in self._roles for glob in _code(self._file, each).packages)
+                ),
                 reuse=profile.runtime == "runc" and any(_code(self._file, role).reuse for role in granting),
                 files_out=files_out,
             ),

@@ -110,6 +110,10 @@ def _egress(file: PolicyFile) -> Iterator[Problem]:
             at: Path = ("egress", "profiles", name, "allow", index)
             if rule.opaque and rule.terminate:
                 yield Problem((*at, "opaque"), "what the server opens (terminate) is not opaque")
+            if rule.cache and (not rule.terminate or rule.inject):
+                yield Problem(
+                    (*at, "cache"), "needs terminate: true, and no inject: files are kept for everybody"
+                )
             if rule.opaque and (rule.methods or rule.paths or rule.inject):
                 yield Problem((*at, "opaque"), "nobody sees methods, paths or headers of an opaque tunnel")
 

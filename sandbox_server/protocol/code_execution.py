@@ -64,6 +64,11 @@ class CodeExecutionArguments(Arguments):
         [], max_length=MAX_ITEMS, description="Written to /workspace before the run."
     )
     max_output: int | None = Field(None, description="Bytes shown of each stream.")
+    packages: list[str] = Field(
+        [],
+        max_length=MAX_ITEMS,
+        description="Installed before the run, as six==1.17.",
+    )
     reuse: Literal["none", "same_principal"] = Field(
         "none", description="Without a session: take a sandbox scrubbed after your own runs; faster."
     )
@@ -114,6 +119,8 @@ def _fitted(schema: dict[str, Any], languages: tuple[str, ...], caps: Caps) -> d
         properties["language"].pop("default", None)
         schema["required"] = [*schema["required"], "language"]
     properties["timeout"] |= {"exclusiveMinimum": 0, "maximum": caps.max_wall, "default": caps.default_wall}
+    if not caps.packages:
+        del properties["packages"]
     if not caps.reuse:
         del properties["reuse"]  # nobody could use it, and everybody would read it
     properties["max_output"] |= {"minimum": 0, "maximum": caps.max_output, "default": caps.default_output}
@@ -136,6 +143,7 @@ def to_request(arguments: CodeExecutionArguments, *, caps: Caps, languages: tupl
         files=_decode_files(arguments.files, caps),
         limits=RunLimits(wall=wall, cpu=wall, output=output),
         reuse=arguments.reuse == "same_principal",
+        packages=tuple(arguments.packages),
     )
 
 

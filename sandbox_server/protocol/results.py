@@ -9,8 +9,9 @@ from typing import Any
 import mcp_types as types
 
 from sandbox_server.execution.caps import Caps
+from sandbox_server.execution.installs import told
 from sandbox_server.execution.leftovers import image_type
-from sandbox_server.execution.models import Artifact, Captured, Display, RunRequest, RunResult
+from sandbox_server.execution.models import Artifact, Captured, Display, Packages, RunRequest, RunResult
 from sandbox_server.protocol.resources import guess_type
 from sandbox_server.protocol.text import visible
 
@@ -25,6 +26,7 @@ OUTPUT_SCHEMA: dict[str, Any] = {
                 "error",
                 "signal",
                 "compile_error",
+                "packages_failed",
                 "timeout",
                 "out_of_memory",
                 "output_limit",
@@ -46,6 +48,7 @@ OUTPUT_SCHEMA: dict[str, Any] = {
         "timings": {"type": "object"},
         "session": {"type": "object"},
         "isolation": {"type": "object"},
+        "packages": {},
     },
 }
 """Top-level properties only: every model pays for this in every conversation. Nothing is required, for
@@ -101,6 +104,18 @@ def _structured(
             "note": visible(session.note),
         },
         "isolation": asdict(result.isolation),
+        "packages": _packages(result.packages),
+    }
+
+
+def _packages(packages: Packages | None) -> dict[str, Any] | None:
+    if packages is None:
+        return None
+    return {
+        "installed": [{"name": name, "version": version} for name, version in packages.installed],
+        "complete": packages.complete,
+        "seconds": _seconds(packages.seconds),
+        "from_store": packages.cached,
     }
 
 
@@ -165,6 +180,8 @@ def _cut_facts(stream: Captured) -> dict[str, Any]:
 def _text(result: RunResult, *, request: RunRequest, caps: Caps) -> str:
     """Ours first, the program's last: nothing that a program prints can pass for a word of ours."""
     head = [_headline(result, request, caps)]
+    if result.packages:
+        head.append(_packages_line(result.packages))
     if result.session.state in ("reset", "lost"):
         head.append(f"session: {result.session.state} ({visible(result.session.note)})")
     if result.displays:
@@ -191,12 +208,20 @@ def _artifact_lines(result: RunResult) -> list[str]:
     return lines
 
 
+def _packages_line(packages: Packages) -> str:
+    if packages.complete:
+        return visible(told(packages))
+    return "packages: they were not installed, so the code was not run; stderr is the package manager's."
+
+
 def _headline(result: RunResult, request: RunRequest, caps: Caps) -> str:
     ending = f"signal {result.signal}" if result.signal else f"exit code {result.exit_code}"
     line = f"outcome: {result.outcome} ({ending}, {result.usage.wall:.2f} s)"
     match result.outcome:
         case "compile_error":
             return f"{line}. It did not compile and was not run: stderr says why."
+        case "packages_failed":
+            return f"{line}. The packages could not be installed."
         case "timeout":
             which = "CPU" if result.limit == "cpu" else "wall"
             allowed = f"{request.limits.wall:g} s (at most {caps.max_wall:g} s)"

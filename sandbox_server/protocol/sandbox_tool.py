@@ -9,7 +9,7 @@ import mcp_types as types
 from pydantic import Field
 
 from sandbox_server.engines.profile import MIB
-from sandbox_server.execution.api import Executor, OnEvent
+from sandbox_server.execution.api import Caller, Executor, OnEvent
 from sandbox_server.execution.models import ResetWhat, SessionLimits, SessionRequest, SessionView
 from sandbox_server.protocol.progress import with_live_output
 from sandbox_server.protocol.registry import invalid
@@ -25,14 +25,14 @@ DESCRIPTION = (
 )
 
 _TAKES: dict[Operation, tuple[str, ...]] = {
-    "create": ("language", "ttl", "limits"),
+    "create": ("language", "ttl", "limits", "packages"),
     "list": (),
     "info": ("session",),
     "reset": ("session", "what"),
     "extend": ("session", "ttl"),
     "close": ("session",),
 }
-_OPTIONAL = ("language", "limits", "session", "ttl", "what")
+_OPTIONAL = ("language", "limits", "packages", "session", "ttl", "what")
 
 OUTPUT_SCHEMA: dict[str, Any] = {"type": "object", "properties": {"sessions": {"type": "array"}}}
 
@@ -54,6 +54,7 @@ class SandboxArguments(Arguments):
     language: str | None = Field(None, description="create: of code_execution's; bash is in each image.")
     ttl: float | None = Field(None, description="create, extend: seconds.")
     limits: LimitArguments | None = Field(None, description="create.")
+    packages: list[str] | None = Field(None, max_length=1024, description="create.")
     what: ResetWhat | None = Field(None, description="reset; default interpreter.")
 
 
@@ -66,11 +67,17 @@ def sandbox(executor: Executor) -> Tool:
             raise invalid(problems)
         return _result(await _perform(executor, arguments, call))
 
+    def fit(schema: dict[str, Any], caller: Caller) -> dict[str, Any]:
+        if not executor.caps(caller).packages:
+            del schema["properties"]["packages"]
+        return schema
+
     async def ask(arguments: SandboxArguments, call: Call) -> Asked:
         languages = executor.languages(call.caller)
         asked: dict[str, Any] = {"operation": arguments.operation}
         if arguments.operation == "create":
             asked["language"] = arguments.language or next(iter(languages), "")
+            asked["packages"] = tuple(arguments.packages or ())
             asked |= asdict(_limits(arguments.limits or LimitArguments()))
         return Asked(asked)
 
@@ -80,6 +87,7 @@ def sandbox(executor: Executor) -> Tool:
         description=DESCRIPTION,
         arguments=SandboxArguments,
         handler=handle,
+        fit=fit,
         ask=ask,
         output_schema=OUTPUT_SCHEMA,
         annotations=types.ToolAnnotations(open_world_hint=False),
@@ -108,6 +116,7 @@ async def _perform(executor: Executor, arguments: SandboxArguments, call: Call) 
                 language=arguments.language or executor.languages(caller)[0],
                 ttl=arguments.ttl,
                 limits=_limits(arguments.limits or LimitArguments()),
+                packages=tuple(arguments.packages or ()),
             )
 
             async def create(on_event: OnEvent) -> SessionView:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -26,6 +26,8 @@ class Outlet:
 
     tunnels = 2
     trust = b""
+    cached = 0
+    environment: ClassVar[dict[str, str]] = {}
 
     def __init__(self) -> None:
         self.served: list[ByteStream] = []

@@ -43,6 +43,7 @@ class Story:
     verdict: Verdict = "failed"
     reason: str = ""
     address: str = ""
+    cached: bool = False
 
 
 class Connection:
@@ -147,6 +148,7 @@ class Connection:
             bytes_in=into,
             seconds=seconds,
             who=self.access.who,
+            cached=story.cached,
         )
 
     # --- time

@@ -61,7 +61,8 @@ class Dialler:
                 raise Refused(
                     f"{host} is {reason}" if str(address) in host else f"{host} has {address}, {reason}",
                     rule=ADDRESS_RULE,
-                    hint="the operator can open a network for a rule with 'addresses'",
+                    hint=f"if that is right here, the operator can open it: addresses: [{_network(address)}] "
+                    f"in {grant.rule}",
                 )
         return await self._first(host, port, addresses[:TRIES])
 
@@ -102,6 +103,10 @@ class Dialler:
         if late:
             raise Refused(f"{host}:{port} did not answer in time", status=504, socks=4, verdict="failed")
         raise Refused(f"{host}:{port} could not be connected to", status=502, socks=5, verdict="failed")
+
+
+def _network(address: IPAddress) -> str:
+    return f'"{address}/{address.max_prefixlen}"'
 
 
 def _literal(host: str) -> IPAddress | None:

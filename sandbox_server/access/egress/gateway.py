@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import anyio
 from anyio.abc import ByteStream
 
 from sandbox_server.access.egress.authority import Authority
+from sandbox_server.access.egress.cache import FileCache
 from sandbox_server.access.egress.connection import Connection, denied
 from sandbox_server.access.egress.dial import Dialler
 from sandbox_server.access.egress.models import (
@@ -43,7 +45,8 @@ class Gateway:
 
     `judge` and `limits` are asked anew for every connection, so a reload of the policy needs no more than
     `recheck`. `trust` is what sandboxes are given to trust, `tls` checks the servers behind hosts that are
-    terminated, by `authority`.
+    terminated, by `authority`. `environment` is what programs are told besides, `cache` keeps what rules
+    that terminate let it keep.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class Gateway:
         trust: bytes = b"",
         tls: ssl.SSLContext | None = None,
         most: int = MOST_CONNECTIONS,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        cache: FileCache | None = None,
     ) -> None:
         self._judge = judge
         self.limits = limits
@@ -65,7 +70,13 @@ class Gateway:
         self.secrets = secrets
         self.authority = authority
         self.trust = trust
+<<<<<<< HEAD
         self.tls = tls or server_context()
+=======
+        self.tls = tls or ssl.create_default_context()
+        self.environment = environment
+        self.cache = cache
+>>>>>>> w3
         self._on_connection = on_connection
         self._most = most
         self._live: set[Connection] = set()
@@ -138,6 +149,14 @@ class SandboxOutlet:
     @property
     def trust(self) -> bytes:
         return self._gateway.trust
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return self._gateway.environment
+
+    @property
+    def cached(self) -> int:
+        return self.meter.cached
 
     async def serve(self, tunnel: ByteStream) -> None:
         try:

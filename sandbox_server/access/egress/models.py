@@ -66,6 +66,8 @@ class ConnectionRecord:
     bytes_in: int
     seconds: float
     who: object = field(default=None, compare=False, repr=False)
+    cached: bool = False
+    """The answer came from the host's own store; nobody was connected to."""
 
 
 OnConnection = Callable[[ConnectionRecord], None]

@@ -16,7 +16,12 @@ from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 
 from sandbox_server.access.egress import headers as heads
+<<<<<<< HEAD
 from sandbox_server.access.egress.answers import refusal, unquoted
+=======
+from sandbox_server.access.egress.answers import refusal
+from sandbox_server.access.egress.cache import PLAIN_HEADERS, CacheWriter, FileCache, KeptFile, cacheable
+>>>>>>> w3
 from sandbox_server.access.egress.connection import HEAD_SECONDS, Connection, Story
 from sandbox_server.access.egress.models import Connect, Refused, Scheme
 from sandbox_server.access.egress.streams import CHUNK, flat
@@ -122,11 +127,40 @@ class Exchange:
                     hint=f"use https://{url.host}",
                 )
             inject = self._injected(grant)
+            cache = self._connection.gateway.cache if grant.cache else None
+            if cache is not None and cacheable(request, url, inject):
+                await self._kept(cache, request, url, grant, story)
+                return
             async with self._server(url, grant) as server:
                 await _Forward(self, server, heads.Redactor(inject.values())).run(request, url, inject)
         except Refused as refused:
             await self.refuse(refused, story)
             raise
+
+    async def _kept(
+        self, cache: FileCache, request: h11.Request, url: Url, grant: EgressGrant, story: Story
+    ) -> None:
+        """A file that never changes: from our store, or from its server and into it."""
+        if (file := await cache.open(str(url))) is not None:
+            story.cached = True
+            self._connection.client.count_cached()
+            async with file:
+                await self._serve_file(file)
+            return
+        async with self._server(url, grant) as server, cache.writer(str(url)) as writer:
+            # Ours, not the program's: what is kept must not depend on what a program has said.
+            plain = h11.Request(method=request.method, target=request.target, headers=PLAIN_HEADERS)
+            await _Forward(self, server, heads.Redactor(()), writer).run(plain, url, {})
+
+    async def _serve_file(self, file: KeptFile) -> None:
+        headers = [
+            (b"content-type", b"application/octet-stream"),
+            (b"content-length", str(file.size).encode()),
+        ]
+        await self.send(h11.Response(status_code=200, headers=headers))
+        while data := await file.read(CHUNK):
+            await self.send(h11.Data(data=data))
+        await self.send(h11.EndOfMessage())
 
     def _url(self, request: h11.Request) -> Url:
         """Where the request goes, by one strict parser. Raises Refused."""
@@ -243,7 +277,10 @@ class Exchange:
 class _Forward:
     """One request to one server, and its answer."""
 
-    def __init__(self, exchange: Exchange, server: ByteStream, mask: heads.Redactor) -> None:
+    def __init__(
+        self, exchange: Exchange, server: ByteStream, mask: heads.Redactor, writer: CacheWriter | None = None
+    ) -> None:
+        self._writer = writer
         self._exchange = exchange
         self._server = server
         self._mask = mask
@@ -277,6 +314,8 @@ class _Forward:
             event = await self._event()
             if isinstance(event, h11.Response):
                 self._check(event)
+                if self._writer:
+                    await self._writer.begin(event.status_code, list(event.headers))
                 await self._exchange.send(
                     h11.Response(
                         status_code=event.status_code,
@@ -289,8 +328,12 @@ class _Forward:
                 if interim > MOST_INTERIM:
                     raise _broken("too many interim responses")
             elif isinstance(event, h11.Data):
+                if self._writer:
+                    await self._writer.write(bytes(event.data))
                 await self._pass(self._mask.feed(bytes(event.data)))
             else:
+                if self._writer:
+                    await self._writer.finish()
                 await self._pass(self._mask.end())
                 await self._exchange.send(h11.EndOfMessage())
                 return

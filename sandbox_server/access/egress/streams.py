@@ -39,6 +39,8 @@ class Meter:
 
     bytes_out: int = 0
     bytes_in: int = 0
+    cached: int = 0
+    """Files that came from the host's own store."""
 
     def used_up(self, limits: EgressLimits) -> str:
         """The limit that leaves nothing, or an empty string."""
@@ -60,6 +62,9 @@ class Client(ByteStream):
         self.moved = time.monotonic()
         self.answering = bool(meter.used_up(limits))
         """A refusal may be told even when nothing is left."""
+
+    def count_cached(self) -> None:
+        self._meter.cached += 1
 
     @property
     def used_up(self) -> str:

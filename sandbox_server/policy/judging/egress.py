@@ -96,7 +96,9 @@ def _judged(found: Outcome, url: Url, shown: Mapping[str, Json], limits: Mapping
         "allowed",
         canonical=shown,
         limits=limits,
-        grant=EgressGrant(rule_.source, rule_.addresses, rule_.opaque, rule_.terminate, rule_.inject),
+        grant=EgressGrant(
+            rule_.source, rule_.addresses, rule_.opaque, rule_.terminate, rule_.inject, rule_.cache
+        ),
         observed=found.observed,
         trace=(f"allow: {rule_.source}",),
     )

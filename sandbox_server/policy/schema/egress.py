@@ -35,7 +35,8 @@ EgressHost = Annotated[str, AfterValidator(_egress_host)]
 
 class EgressAllow(AllowRule):
     """Without a port anywhere: 443. `methods` and `paths` are enforced where they can be seen: in plain
-    HTTP, and in TLS that the operator lets the server open (`terminate`)."""
+    HTTP, and in TLS that the operator lets the server open (`terminate`). `cache`, which needs that: files of
+    packages are kept on the host, and the next sandbox gets them from there."""
 
     hosts: tuple[EgressHost, ...]
     ports: tuple[Port, ...] | None = None
@@ -43,6 +44,7 @@ class EgressAllow(AllowRule):
     paths: tuple[PathText, ...] | None = None
     opaque: bool = False
     terminate: bool = False
+    cache: bool = False
     inject: dict[HeaderName, SecretRef] = Field(default_factory=dict)
     addresses: tuple[NetworkText, ...] = ()
 
