@@ -70,13 +70,9 @@ class Gateway:
         self.secrets = secrets
         self.authority = authority
         self.trust = trust
-<<<<<<< HEAD
         self.tls = tls or server_context()
-=======
-        self.tls = tls or ssl.create_default_context()
         self.environment = environment
         self.cache = cache
->>>>>>> w3
         self._on_connection = on_connection
         self._most = most
         self._live: set[Connection] = set()

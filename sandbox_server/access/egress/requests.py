@@ -16,12 +16,8 @@ from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 
 from sandbox_server.access.egress import headers as heads
-<<<<<<< HEAD
 from sandbox_server.access.egress.answers import refusal, unquoted
-=======
-from sandbox_server.access.egress.answers import refusal
 from sandbox_server.access.egress.cache import PLAIN_HEADERS, CacheWriter, FileCache, KeptFile, cacheable
->>>>>>> w3
 from sandbox_server.access.egress.connection import HEAD_SECONDS, Connection, Story
 from sandbox_server.access.egress.models import Connect, Refused, Scheme
 from sandbox_server.access.egress.streams import CHUNK, flat
