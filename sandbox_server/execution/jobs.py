@@ -72,7 +72,8 @@ class ResetReport(BaseModel):
 @dataclass(frozen=True, slots=True)
 class Job:
     """One run as the runner needs it. Times in seconds; `cpu` None means no limit of its own. With
-    `keep` the interpreter of `driver` runs it and lives on. `reuse`: look whether the sandbox is clean."""
+    `keep` the interpreter of `driver` runs it and lives on. `reuse`: look whether the sandbox is clean. Of
+    the files that it makes `files_out` are named, None: all that the runner names."""
 
     mode: Literal["fork", "spawn"]
     file: str
@@ -87,6 +88,7 @@ class Job:
     build: tuple[str, ...] = ()
     out: str = "main"
     reuse: bool = False
+    files_out: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,12 +246,6 @@ class Manager:
         profile = request.egress or grant.egress
         if profile is None:
             return None
-        if grant.profile.seccomp == "strict":
-            raise ConfigError(
-                f"the policy grants the egress profile '{profile}' to a sandbox with seccomp: strict, which "
-                "allows no network socket",
-                hint="nothing was run; the operator must give no principal both",
-            )
         if self._egress is None:
             raise ConfigError(
                 f"the policy grants the egress profile '{profile}', but this server lets nothing out",
@@ -271,7 +265,6 @@ class Manager:
                 capture = capture_for(request.limits, left.overflow)
                 outlet = self._outlet(sandbox, request, grant, caller)
                 exit = await sandbox.run(job_for(request, grant, keep=False), capture, on_event, outlet)
-                exit = exit.naming(grant.files_out)
                 files = await left.keep_files(sandbox, exit)
                 # A listener and certificates would not pass the scrub.
                 again = request.reuse and exit.ended_by_itself and outlet is None
@@ -334,7 +327,7 @@ class Manager:
             try:
                 job = job_for(request, grant, keep=driver is not None)
                 outlet = self._outlet(sandbox, request, grant, caller)
-                exit = (await sandbox.run(job, capture, on_event, outlet)).naming(grant.files_out)
+                exit = await sandbox.run(job, capture, on_event, outlet)
                 files = await session_files(sandbox, exit, session.id)
             except BaseException:
                 self._interrupted(session, sandbox)

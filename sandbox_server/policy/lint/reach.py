@@ -147,13 +147,14 @@ def _softened(file: PolicyFile, lines: Lineage, name: str, role: Role) -> Iterat
 def _unused_filter(file: PolicyFile, lines: Lineage, name: str, role: Role) -> Iterator[Finding]:
     if role.code is None or role.code.seccomp != "strict":
         return
-    if any(getattr(file.roles[each].code, "runtime", None) == "runsc" for each in (name, *lines.always_with(name))):
+    together = (file.roles[each].code for each in (name, *lines.always_with(name)))
+    if any(code is not None and code.runtime == "runsc" for code in together):
         yield Finding(
             "unused-filter",
             "note",
             ("roles", name, "code", "seccomp"),
-            "gVisor answers system calls itself and takes no filter: the kernel is out of reach, but programs "
-            "may open sockets in their sandbox",
+            "gVisor answers system calls itself and takes no filter: the host's kernel is out of reach, but "
+            "programs may open sockets within their sandbox",
             "nothing to do: it holds again if runtime becomes runc",
         )
 
