@@ -19,6 +19,7 @@ HostCause = Literal["wall", "output", "cancelled"]
 
 MOST_FILES = 64
 """Files of a run that a runner names at most."""
+FileSize = Annotated[int, Field(ge=0, lt=2**60)]
 
 
 class ArtifactsReport(BaseModel):
@@ -26,7 +27,7 @@ class ArtifactsReport(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
-    files: Annotated[list[tuple[QuotedPath, Annotated[int, Field(ge=0, lt=2**60)]]], Field(max_length=MOST_FILES)]
+    files: Annotated[list[tuple[QuotedPath, FileSize]], Field(max_length=MOST_FILES)]
     omitted: Annotated[int, Field(ge=0, lt=2**31)]
     complete: bool
 
