@@ -145,8 +145,8 @@ def _rules(file: PolicyFile, path: Path, section: Any) -> Iterator[Mutant]:
 
 
 def _says_the_same(rules: tuple[FileAllow, ...], index: int, wider: FileAllow) -> bool:
-    """A rule for one of the two places that there are is widened to both, and other rules give the same of the
-    other place: no test could notice."""
+    """A rule for one of the two places that there are is widened to both, and other rules give the same of
+    the other place: no test could notice."""
     like = [rule.path for rule in rules if set(rule.ops) >= set(wider.ops) and rule.effect == "allow"]
     here = [*like, rules[index].path]
     return wider.path == "/**" and all(any(glob_covers(glob, place) for glob in here) for place in _PLACES)

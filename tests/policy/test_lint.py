@@ -131,6 +131,26 @@ def test_egress_without_a_port_and_a_profile_without_a_role() -> None:
     assert sorted(found(text)) == [("no-port", 8), ("plain-http", 8), ("unused-profile", 8)]
 
 
+def test_a_way_out_without_a_byte_is_found_and_one_with_bytes_is_not() -> None:
+    roles = "roles:\n  basic:\n    tools: {allow: [code_execution]}\n"
+    roles += "    code: {languages: {python: {}}}\n    quotas: {egress_bytes: 0/day}\n"
+    roles += "  out:\n    inherits: [basic]\n    code: {egress: p}\n"
+    principals = PRINCIPALS + "  - {match: {sub: bot}, roles: [out]}\n"
+    profile = "egress: {profiles: {p: {allow: ['a.example.org:443']}}}\n"
+    assert found(HEAD + principals + roles + profile) == [("egress-without-bytes", 13)]
+    enough = roles + "    quotas: {egress_bytes: 1MiB/day}\n"
+    assert found(HEAD + principals + enough + profile) == []
+    unlimited = roles.replace("    quotas: {egress_bytes: 0/day}\n", "")
+    assert found(HEAD + principals + unlimited + profile) == []
+
+
+def test_a_filter_that_gvisor_does_not_take_is_noted() -> None:
+    roles = "roles:\n  basic:\n    tools: {allow: [code_execution]}\n"
+    roles += "    code: {runtime: runsc, seccomp: strict, languages: {python: {}}}\n"
+    assert found(HEAD + PRINCIPALS + roles) == [("unused-filter", 8)]
+    assert found(HEAD + PRINCIPALS + roles.replace("runsc", "runc")) == []
+
+
 @pytest.mark.parametrize("hosts", ["h{n}.example.org", "same.example.org"])
 def test_ten_thousand_rules_take_less_than_two_seconds(hosts: str) -> None:
     rules = "".join(
