@@ -1,4 +1,4 @@
-"""The programs that the doctor runs: each language says one word, so that a toolchain that is broken shows."""
+"""The programs that the doctor runs: each says one word, so that a toolchain that is broken shows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WORDS: Final = {
     "cpp": f'#include <iostream>\nint main() {{ std::cout << "{MARK}" << std::endl; }}',
     "go": f'package main\nimport "fmt"\nfunc main() {{ fmt.Println("{MARK}") }}',
     "rust": f'fn main() {{ println!("{MARK}"); }}',
-    "java": f'public class Main {{ public static void main(String[] a) {{ System.out.println("{MARK}"); }} }}',
+    "java": f'class Main {{ public static void main(String[] a) {{ System.out.println("{MARK}"); }} }}',
     "ruby": f"puts '{MARK}'",
     "php": f"<?php echo '{MARK}';",
     "perl": f"print '{MARK}';",
