@@ -104,7 +104,7 @@ async def _check_host(engine: DockerEngine, policy: Policy) -> None:
     with anyio.move_on_after(CHECK_SECONDS):
         try:
             await engine.probe()
-            for profile in {grant.profile: None for grant in (*policy.grants.values(), *policy.every_grant)}:
+            for profile in {grant.profile: None for grant in policy.every_grant}:
                 try:
                     await engine.check(profile)
                 except ImageMissing as error:

@@ -35,8 +35,11 @@ def failed(name: str, error: SandboxServerError) -> Check:
 
 
 def policy_check(policy: Policy) -> Check:
-    languages = ", ".join(policy.grants)
-    return Check("policy", "ok", f"{policy.source}: grants {languages}; revision {policy.revision[:19]}")
+    languages = ", ".join(dict.fromkeys(grant.language.name for grant in policy.every_grant))
+    roles = f" in {len(policy.file.roles)} roles" if len(policy.file.roles) > 1 else ""
+    return Check(
+        "policy", "ok", f"{policy.source}: grants {languages}{roles}; revision {policy.revision[:19]}"
+    )
 
 
 def engine_checks(info: EngineInfo, policy: Policy, allowed: frozenset[str]) -> Iterator[Check]:
@@ -56,7 +59,7 @@ def engine_checks(info: EngineInfo, policy: Policy, allowed: frozenset[str]) -> 
 async def profile_checks(engine: Engine, policy: Policy) -> list[Check]:
     """Whether the engine can make each sandbox that the policy grants."""
     checks = []
-    for name, grant in policy.grants.items():
+    for name, grant in policy.variants().items():
         try:
             await engine.check(grant.profile)
         except EngineUnavailable:
@@ -74,7 +77,7 @@ async def profile_checks(engine: Engine, policy: Policy) -> list[Check]:
 
 
 def image_check(found: list[ImageStatus], policy: Policy) -> Check:
-    used = {grant.profile.image for grant in policy.grants.values()}
+    used = {grant.profile.image for grant in policy.every_grant}
     wrong = [
         f"{image.name} is {image.state}" for image in found if image.name in used and image.state != "present"
     ]
@@ -140,7 +143,7 @@ def _has_fix(version: tuple[int, int, int], fixes: tuple[tuple[int, int, int], .
 
 
 def _runtimes(info: EngineInfo, policy: Policy) -> Check:
-    wanted = {grant.profile.runtime for grant in policy.grants.values()}
+    wanted = {grant.profile.runtime for grant in policy.every_grant}
     if missing := wanted - info.runtimes:
         return Check(
             "runtimes",

@@ -106,8 +106,9 @@ _NAMES: Final = {"config_error": "configuration", "engine_unavailable": "engine"
 
 
 def _one_at_a_time(policy: Policy) -> Policy:
-    """Nothing warm: the doctor starts what it looks at. What the policy promises is still judged."""
-    return replace(policy, sizing=replace(policy.sizing, warm=0))
+    """Nothing warm: the doctor starts what it looks at, for whichever role it is. What the policy promises is
+    still judged."""
+    return replace(policy, grants=policy.variants(), sizing=replace(policy.sizing, warm=0))
 
 
 def _print(console: Console, check: Check) -> None:

@@ -53,6 +53,7 @@ def run(
 ) -> None:
     """Run a program in a fresh sandbox.
 
+    With the limits of the caller without a token, or else of the first role that has the language.
     Its stdout and stderr come out as it writes them. The exit status is the program's own;
     128+N if signal N ended it, 124 if time did, 137 if memory did. Trouble of ours: 69 no
     engine, 75 busy, 78 wrong configuration, 125 anything else.
@@ -106,11 +107,15 @@ async def _run(settings: Settings, request: RunRequest, timeout: float | None, *
 
 
 def only(policy: Policy, language: str) -> Policy:
-    """The policy for one run in `language`: no warm sandboxes that nobody would ever take."""
-    if language not in policy.grants:
-        granted = ", ".join(policy.grants)
-        raise InvalidRequest(f"the policy does not grant the language {language}", hint=f"granted: {granted}")
-    return replace(policy, grants={language: policy.grants[language]}, sizing=replace(policy.sizing, warm=0))
+    """The policy for one run in `language`: no warm sandboxes that nobody would ever take. Whoever may start
+    this command is nobody whom the policy tells apart: the first role that has the language will do."""
+    granted = {**policy.variants(), **policy.grants}
+    if language not in granted:
+        names = ", ".join(dict.fromkeys(grant.language.name for grant in granted.values()))
+        raise InvalidRequest(f"the policy does not grant the language {language}", hint=f"granted: {names}")
+    grant = granted[language]
+    sizing = replace(policy.sizing, warm=0)
+    return replace(policy, grants={language: grant}, every_grant=(grant,), sizing=sizing)
 
 
 def exit_status(result: RunResult) -> int:

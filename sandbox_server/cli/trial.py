@@ -9,56 +9,42 @@ from typing import Any, Final
 
 from sandbox_server.app import Stack
 from sandbox_server.cli.checks import Check, failed
+from sandbox_server.cli.samples import ENDLESS, LOOK_AROUND, MARK, WORDS
 from sandbox_server.errors import SandboxServerError
 from sandbox_server.execution.api import Caller
 from sandbox_server.execution.models import RunRequest, RunResult
 
-MARK: Final = "doctor"
-_INSIDE: Final[dict[str, str]] = {
-    "python": """
-import json, os
-status = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
-links = [line.split(":")[0].strip() for line in open("/proc/net/dev") if ":" in line]
-try:
-    open("/usr/written", "w")
-    writable = True
-except OSError:
-    writable = False
-print(json.dumps({"uid": os.getuid(), "caps": int(status["CapEff"], 16) | int(status["CapBnd"], 16),
-    "no_new_privs": status["NoNewPrivs"].strip(), "seccomp": status["Seccomp"].strip(),
-    "links": links, "writable": writable}))
-""",
-    "javascript": "console.log('doctor')",
-    "bash": "echo doctor",
-}
-_ENDLESS: Final = {"python": "while True: pass", "javascript": "for (;;) {}", "bash": "while :; do :; done"}
 _LIMIT: Final = 1.0
 _OVERSHOOT: Final = 0.1
 
 
 async def try_sandboxes(stack: Stack) -> list[Check]:
-    """Run each language once, look at the walls from inside, and stop an endless loop."""
-    checks = [await _try(stack, language) for language in stack.policy.grants]
-    checks.append(await _try_timeout(stack, next(iter(stack.policy.grants))))
+    """Run each grant once, look at the walls from inside, and stop an endless loop."""
+    granted = stack.policy.grants
+    checks = [await _try(stack, name) for name in granted]
+    endless = next((name for name, grant in granted.items() if grant.language.name in ENDLESS), None)
+    if endless is not None:
+        checks.append(await _try_timeout(stack, endless))
     return checks
 
 
-async def _try(stack: Stack, language: str) -> Check:
-    name = f"sandbox {language}"
+async def _try(stack: Stack, granted: str) -> Check:
+    """`granted` is a name among the policy's grants: a language, or one of its variants."""
+    grant, name = stack.policy.grants[granted], f"sandbox {granted}"
+    python = grant.language.name == "python"
     begun = time.monotonic()
     try:
-        result = await _run(stack, language, _INSIDE[language])
+        result = await _run(stack, granted, LOOK_AROUND if python else WORDS[grant.language.name])
     except SandboxServerError as error:
         return failed(name, error)
     took = f"{(time.monotonic() - begun) * 1000:.0f} ms, {'warm' if result.timings.warm else 'cold'}"
     if result.outcome != "ok":
         tail = result.stderr.text.strip()[-200:]
         return Check(name, "fail", f"a one-line program ended with {result.outcome}: {tail}", _REBUILD)
-    if language != "python":
+    if not python:
         right = result.stdout.text.strip() == MARK
         return Check(name, "ok", took) if right else Check(name, "fail", "its output was lost", _REBUILD)
-    runsc = stack.policy.grants[language].profile.runtime == "runsc"
-    holes = _holes(_decoded(result), runsc=runsc)
+    holes = _holes(_decoded(result), runsc=grant.profile.runtime == "runsc")
     if holes:
         return Check(
             name, "fail", "; ".join(holes), "do not serve from this engine; file a bug with this output"
@@ -91,9 +77,10 @@ def _holes(seen: dict[str, Any], *, runsc: bool) -> list[str]:
     return [what for what, holds in promised if not holds]
 
 
-async def _try_timeout(stack: Stack, language: str) -> Check:
+async def _try_timeout(stack: Stack, granted: str) -> Check:
+    program = ENDLESS[stack.policy.grants[granted].language.name]
     try:
-        result = await _run(stack, language, _ENDLESS[language])
+        result = await _run(stack, granted, program, wall=_LIMIT)
     except SandboxServerError as error:
         return failed("timeout", error)
     over = result.timings.run - _LIMIT
@@ -105,7 +92,7 @@ async def _try_timeout(stack: Stack, language: str) -> Check:
     return Check("timeout", "ok", evidence)
 
 
-async def _run(stack: Stack, language: str, code: str) -> RunResult:
-    limits = replace(stack.policy.grants[language].defaults, wall=_LIMIT)
-    request = RunRequest(language=language, code=code, limits=limits)
+async def _run(stack: Stack, granted: str, code: str, *, wall: float | None = None) -> RunResult:
+    limits = stack.policy.grants[granted].defaults
+    request = RunRequest(language=granted, code=code, limits=replace(limits, wall=wall or limits.wall))
     return await stack.manager.run(request, caller=Caller(), on_event=lambda _: None)

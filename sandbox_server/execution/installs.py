@@ -97,7 +97,7 @@ async def run_job(
         job = replace(job, wall=max(0.001, job.wall - first.exit.wall), cpu=_left(job.cpu, first.exit))
     capture = capture_for(request.limits, overflow)
     exit = await sandbox.run(job, capture, on_event, outlet)
-    return Stage(exit.naming(grant.files_out), capture, packages)
+    return Stage(exit, capture, packages)
 
 
 async def install_for_session(

@@ -20,6 +20,7 @@ HostCause = Literal["wall", "output", "cancelled"]
 
 MOST_FILES = 64
 """Files of a run that a runner names at most."""
+FileSize = Annotated[int, Field(ge=0, lt=2**60)]
 
 
 class ArtifactsReport(BaseModel):
@@ -27,9 +28,7 @@ class ArtifactsReport(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
-    files: Annotated[
-        list[tuple[QuotedPath, Annotated[int, Field(ge=0, lt=2**60)]]], Field(max_length=MOST_FILES)
-    ]
+    files: Annotated[list[tuple[QuotedPath, FileSize]], Field(max_length=MOST_FILES)]
     omitted: Annotated[int, Field(ge=0, lt=2**31)]
     complete: bool
 
@@ -75,7 +74,8 @@ class ResetReport(BaseModel):
 @dataclass(frozen=True, slots=True)
 class Job:
     """One run as the runner needs it. Times in seconds; `cpu` None means no limit of its own. With
-    `keep` the interpreter of `driver` runs it and lives on. `reuse`: look whether the sandbox is clean."""
+    `keep` the interpreter of `driver` runs it and lives on. `reuse`: look whether the sandbox is clean. Of
+    the files that it makes `files_out` are named, None: all that the runner names."""
 
     mode: Literal["fork", "spawn"]
     file: str
@@ -90,6 +90,7 @@ class Job:
     build: tuple[str, ...] = ()
     out: str = "main"
     reuse: bool = False
+    files_out: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,7 +239,7 @@ class Sandbox:
         finally:
             self.way_out.shut()
             del self._channels[number]
-        return await self._conclude(channel, cause, begin)
+        return (await self._conclude(channel, cause, begin)).naming(job.files_out)
 
     async def _conclude(self, channel: Channel, cause: HostCause | None, begin: float) -> Exit:
         wall = time.monotonic() - begin

@@ -35,6 +35,16 @@ class Policy:
     """Aliases of hosts that nothing resolved; rules with them match nothing."""
     compiled: Compiled = field(compare=False, repr=False, kw_only=True)
 
+    def variants(self) -> dict[str, Grant]:
+        """One grant for each sandbox that some role has, by its language; `python (2)` where roles differ."""
+        found: dict[str, Grant] = {}
+        for grant in self.every_grant:
+            name = grant.language.name
+            same = [each for each in found.values() if each.language == grant.language]
+            if all(each.profile != grant.profile for each in same):
+                found[f"{name} ({len(same) + 1})" if same else name] = grant
+        return found
+
     def with_file(self, file: PolicyFile) -> Policy:
         """To ask what another file would decide: nothing but decisions is made anew."""
         return replace(self, file=file, compiled=self.compiled.remade(file, self.revision))

@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 
-from sandbox_server.cli.checks import Check, disk_check, engine_checks, image_check
+from sandbox_server.cli.checks import Check, disk_check, engine_checks, image_check, policy_check
+from sandbox_server.cli.run import only
+from sandbox_server.cli.samples import WORDS
 from sandbox_server.engines.base import EngineInfo
+from sandbox_server.errors import InvalidRequest
+from sandbox_server.execution.languages import LANGUAGES
 from sandbox_server.images.inventory import ImageStatus, State
 from sandbox_server.policy.loader import parse_policy
 from sandbox_server.policy.models import Policy
@@ -97,3 +101,35 @@ def test_only_images_that_the_policy_uses_are_judged(state: State, grade: str) -
 
 def test_the_disk_is_measured_where_the_nearest_directory_is(tmp_path: Path) -> None:
     assert str(tmp_path) in disk_check(tmp_path / "not" / "there").evidence
+
+
+ROLES = """
+schema: sandbox-policy/v1
+principals: [{match: {sub: a}, roles: [a]}, {match: {sub: b}, roles: [b]}]
+roles:
+  a: {code: {languages: {python: {}, bash: {}}}}
+  b: {code: {runtime: runsc, languages: {python: {}, javascript: {}}}}
+"""
+
+
+def test_what_any_role_needs_is_looked_at() -> None:
+    several = parse_policy(ROLES.encode(), source="p.yaml")
+    assert not several.grants
+    assert policy_check(several).evidence.startswith("p.yaml: grants python, bash, javascript in 2 roles;")
+    assert list(several.variants()) == ["python", "bash", "python (2)", "javascript"]
+    assert found("runtimes", granted=several).grade == "fail"
+    node = [ImageStatus("node", "tag", "missing", None, None, None)]
+    assert image_check(node, several).grade == "fail"
+
+
+def test_one_run_needs_no_more_than_its_language() -> None:
+    several = parse_policy(ROLES.encode(), source="p.yaml")
+    narrow = only(several, "python")
+    assert [grant.profile.runtime for grant in (*narrow.grants.values(), *narrow.every_grant)] == ["runc"] * 2
+    assert narrow.sizing.warm == 0
+    with pytest.raises(InvalidRequest, match="does not grant the language ruby"):
+        only(several, "ruby")
+
+
+def test_the_doctor_knows_a_program_of_every_language() -> None:
+    assert WORDS.keys() == LANGUAGES.keys()

@@ -76,6 +76,24 @@ def test_doctor_finds_this_machine_fit_and_leaves_nothing_behind(deployment: Dep
     assert deployment.containers() == set()
 
 
+def test_doctor_tries_what_every_role_has(deployment: Deployment, tmp_path: Path) -> None:
+    policy = tmp_path / "roles.yaml"
+    policy.write_text(
+        "schema: sandbox-policy/v1\n"
+        "principals: [{match: {sub: a}, roles: [a]}, {match: {sub: b}, roles: [b]}]\n"
+        "roles:\n"
+        "  a: {code: {languages: {typescript: {}, python: {}}}}\n"
+        "  b: {code: {seccomp: strict, languages: {python: {}}}}\n"
+    )
+    done = deployment.run("doctor", "--json", "--policy", str(policy))
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert [name for name, check in checks.items() if check["grade"] == "fail"] == []
+    assert {"sandbox typescript", "sandbox python", "sandbox python (2)", "timeout"} <= checks.keys()
+    done = deployment.run("run", "--policy", str(policy), "-", input="print(6 * 7)")
+    assert (done.stdout, done.returncode) == ("42\n", 0)
+    assert deployment.containers() == set()
+
+
 def test_doctor_says_that_the_engine_is_down_and_what_to_do(deployment: Deployment) -> None:
     done = deployment.run("doctor", "--json", **DOWN)
     (check,) = [check for check in json.loads(done.stdout)["checks"] if check["grade"] == "fail"]

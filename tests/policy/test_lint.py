@@ -131,6 +131,45 @@ def test_egress_without_a_port_and_a_profile_without_a_role() -> None:
     assert sorted(found(text)) == [("no-port", 8), ("plain-http", 8), ("unused-profile", 8)]
 
 
+def test_a_way_out_without_a_byte_is_found_and_one_with_bytes_is_not() -> None:
+    roles = "roles:\n  basic:\n    tools: {allow: [code_execution]}\n"
+    roles += "    code: {languages: {python: {}}}\n    quotas: {egress_bytes: 0/day}\n"
+    roles += "  out:\n    inherits: [basic]\n    code: {egress: p}\n"
+    principals = PRINCIPALS + "  - {match: {sub: bot}, roles: [out]}\n"
+    profile = "egress: {profiles: {p: {allow: ['a.example.org:443']}}}\n"
+    assert found(HEAD + principals + roles + profile) == [("egress-without-bytes", 13)]
+    enough = roles + "    quotas: {egress_bytes: 1MiB/day}\n"
+    assert found(HEAD + principals + enough + profile) == []
+    unlimited = roles.replace("    quotas: {egress_bytes: 0/day}\n", "")
+    assert found(HEAD + principals + unlimited + profile) == []
+
+
+def test_more_warm_sandboxes_than_may_exist_are_found_for_several_roles_too() -> None:
+    roles = "".join(
+        f"  r{n}:\n    tools: {{allow: [code_execution]}}\n"
+        f"    code: {{defaults: {{pids: {60 + n}}}, languages: {{python: {{}}, javascript: {{}}}}}}\n"
+        for n in range(3)
+    )
+    principals = "principals: [{match: {any: authenticated}, roles: [r0, r1, r2]}]\n"
+    text = HEAD + principals + "roles:\n" + roles
+    deployment = "deployment:\n  warm: 2\n  sandboxes: {}\n  memory: {}\n"
+
+    def warm(sandboxes: int, memory: str) -> list[tuple[str, int]]:
+        all_found = found(text + deployment.format(sandboxes, memory))
+        return [each for each in all_found if each[0] == "too-much-warm"]
+
+    assert warm(12, "60%") == []
+    assert warm(11, "60%") == [("too-much-warm", 16)]
+    assert warm(12, "2GiB") == [("too-much-warm", 17)]
+
+
+def test_a_filter_that_gvisor_does_not_take_is_noted() -> None:
+    roles = "roles:\n  basic:\n    tools: {allow: [code_execution]}\n"
+    roles += "    code: {runtime: runsc, seccomp: strict, languages: {python: {}}}\n"
+    assert found(HEAD + PRINCIPALS + roles) == [("unused-filter", 8)]
+    assert found(HEAD + PRINCIPALS + roles.replace("runsc", "runc")) == []
+
+
 @pytest.mark.parametrize("hosts", ["h{n}.example.org", "same.example.org"])
 def test_ten_thousand_rules_take_less_than_two_seconds(hosts: str) -> None:
     rules = "".join(

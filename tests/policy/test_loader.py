@@ -35,11 +35,6 @@ def test_the_default_policy_loads_on_a_small_host() -> None:
     assert load_policy(SHIPPED / "default.yaml", host_memory=1024 * MIB).sizing.memory == 614 * MIB + 419430
 
 
-@pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.yaml")), ids=lambda file: file.name)
-def test_every_shipped_policy_loads_and_grants_python(file: Path) -> None:
-    assert "python" in load_policy(file, host_memory=HOST).grants
-
-
 def test_a_minimal_policy_grants_its_language_with_the_built_in_limits() -> None:
     policy = loaded(MINIMAL)
     assert list(policy.grants) == ["python"]
@@ -329,3 +324,34 @@ roles:
     )
     assert policy.grants["bash"].profile != policy.grants["python"].profile
     assert policy.grants["bash"].profile.preload == ()
+
+
+PROFILE = "egress: {profiles: {p: {allow: ['a.example.org:443']}}}\n"
+CODE = "languages: {python: {}}"
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        f"{{a: {{code: {{{CODE}, seccomp: strict, egress: p}}}}}}",
+        f"{{b: {{code: {{seccomp: strict, {CODE}}}}}, a: {{inherits: [b], code: {{egress: p}}}}}}",
+        f"{{b: {{code: {{seccomp: strict, {CODE}}}}}, a: {{code: {{egress: p, {CODE}}}}}}}",
+    ],
+    ids=["one role", "inherited", "one principal"],
+)
+def test_a_way_out_and_a_filter_without_network_sockets_do_not_go_together(roles: str) -> None:
+    who = "principals: [{match: {any: authenticated}, roles: [a, b]}]\n"
+    who = who if "b:" in roles else who.replace(", b", "")
+    text = f"schema: sandbox-policy/v1\n{who}roles: {roles}\n{PROFILE}"
+    message = refusal(text)
+    assert message.count("roles.a.code.egress: seccomp: strict") == 1
+    assert "allows no network socket" in message
+    assert "write none, or seccomp: default" in message
+    assert loaded(text.replace("strict", "default")).every_grant[0].profile.seccomp == "default"
+    assert loaded(text.replace("egress: p", "egress: none")).every_grant[0].profile.seccomp == "strict"
+
+
+@pytest.mark.parametrize("number", ["65", "-1"])
+def test_no_more_files_can_be_promised_than_a_runner_names(number: str) -> None:
+    assert "files_out" in refusal(with_code(f"defaults: {{files_out: {number}}}\n      {CODE}"))
+    assert loaded(with_code(f"defaults: {{files_out: 64}}\n      {CODE}")).grants["python"].files_out == 64

@@ -85,6 +85,13 @@ def test_a_preset_is_what_a_policy_begins_with() -> None:
     assert parse_policy(dump(base).encode(), source=base.source) == base
 
 
+def test_a_presets_tests_are_not_those_of_what_extends_it(tmp_path: Path) -> None:
+    main = "schema: sandbox-policy/v1\nextends: default\n"
+    assert load_policy(written(tmp_path, main=main)).file.tests == ()
+    own = main + "tests: [own.test.yaml]\n"
+    assert load_policy(written(tmp_path, main=own)).file.tests == ("own.test.yaml",)
+
+
 def test_what_a_preset_denies_stays_denied() -> None:
     from sandbox_server.policy.document import parse
     from sandbox_server.policy.sources import Sources

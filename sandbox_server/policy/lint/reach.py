@@ -8,6 +8,7 @@ from sandbox_server.policy.document import Path
 from sandbox_server.policy.effective import SANDBOX_TOOLS
 from sandbox_server.policy.lint.findings import Finding
 from sandbox_server.policy.lint.lineage import Lineage
+from sandbox_server.policy.meaning import NONE
 from sandbox_server.policy.schema.base import Strict
 from sandbox_server.policy.schema.file import PolicyFile, Role, Tools
 from sandbox_server.policy.units import Rate
@@ -23,6 +24,7 @@ def check(file: PolicyFile) -> Iterator[Finding]:
         yield from _tools(lines, file, name, role)
         yield from _outweighed(file, lines, name, role)
         yield from _softened(file, lines, name, role)
+        yield from _motionless(file, lines, name, role)
         yield from _unused_filter(file, lines, name, role)
     yield from _everyone(file, lines)
     yield from _profiles(file)
@@ -144,19 +146,33 @@ def _softened(file: PolicyFile, lines: Lineage, name: str, role: Role) -> Iterat
                 break
 
 
+def _motionless(file: PolicyFile, lines: Lineage, name: str, role: Role) -> Iterator[Finding]:
+    """A way out for which no role of the same principal grants a byte."""
+    if role.code is None or role.code.egress in (None, NONE):
+        return
+    quotas = [(each, file.roles[each].quotas.egress_bytes) for each in (name, *lines.always_with(name))]
+    said = [(each, quota) for each, quota in quotas if quota is not None]
+    if said and not any(quota.count for _, quota in said):
+        yield Finding(
+            "egress-without-bytes",
+            "warning",
+            ("roles", name, "code", "egress"),
+            f"moves nothing: roles.{said[0][0]}.quotas.egress_bytes is 0, and no role beside it gives more",
+            f"say how much in roles.{name}.quotas, as in egress_bytes: 100MiB/day, or write egress: none",
+        )
+
+
 def _unused_filter(file: PolicyFile, lines: Lineage, name: str, role: Role) -> Iterator[Finding]:
     if role.code is None or role.code.seccomp != "strict":
         return
-    if any(
-        getattr(file.roles[each].code, "runtime", None) == "runsc"
-        for each in (name, *lines.always_with(name))
-    ):
+    together = (file.roles[each].code for each in (name, *lines.always_with(name)))
+    if any(code is not None and code.runtime == "runsc" for code in together):
         yield Finding(
             "unused-filter",
             "note",
             ("roles", name, "code", "seccomp"),
-            "gVisor answers system calls itself and takes no filter: the kernel is out of reach, but programs "
-            "may open sockets in their sandbox",
+            "gVisor answers system calls itself and takes no filter: the host's kernel is out of reach, but "
+            "programs may open sockets within their sandbox",
             "nothing to do: it holds again if runtime becomes runc",
         )
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from sandbox_server.execution.grants import Grant
 from sandbox_server.policy.document import Path
+from sandbox_server.policy.limits import RoleSet, unfit
 from sandbox_server.policy.lint.findings import Finding
+from sandbox_server.policy.roles import closure
 from sandbox_server.policy.schema.file import PolicyFile
+
+_VAST: Final = 1024**5
 
 
 def check(file: PolicyFile) -> Iterator[Finding]:
@@ -20,6 +25,7 @@ def check(file: PolicyFile) -> Iterator[Finding]:
             "write enforcement: enforce once the log holds no would_deny that matters",
         )
     yield from _log(file)
+    yield from _warm(file)
     if not file.tests:
         yield Finding(
             "no-tests",
@@ -45,6 +51,19 @@ def _log(file: PolicyFile) -> Iterator[Finding]:
     if file.audit.on_failure == "continue":
         what = "calls go on when they can't be recorded"
         yield Finding("audit-off", "warning", ("audit", "on_failure"), what, "write on_failure: stop")
+
+
+def _warm(file: PolicyFile) -> Iterator[Finding]:
+    """One role for everybody does not load like this. Several may: not all of them are busy at once."""
+    if file.principals is None:
+        return
+    roles = [RoleSet(file, closure(file, (name,)), "") for name in file.roles]
+    every = dict.fromkeys(language.grant for each in roles for language in each.languages().values())
+    # A share of the memory is written for hosts of any size.
+    for problem in unfit(every, file.deployment, file.deployment.sizing(_VAST)):
+        fix = "raise it, lower deployment.warm, or let roles have the same limits: they share what waits"
+        what = f"{problem.what}; the calls of some roles will wait for a start"
+        yield Finding("too-much-warm", "warning", problem.path, what, fix)
 
 
 def check_images(grants: Mapping[str, Grant], there: frozenset[str]) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The strict profile as text: it takes away, and never adds. What the kernel makes of it is in `tests/hostile`."""
+"""The strict profile as text: it takes away, and never adds. `tests/hostile` shows it to programs."""
 
 from __future__ import annotations
 
@@ -27,16 +27,9 @@ def test_strict_allows_no_call_that_default_refuses() -> None:
     profiles = load_profiles()
     default, strict = allowing(profiles["default"]), allowing(profiles["strict"])
     assert strict.keys() < default.keys()
-    assert {"splice", "tee", "shmget", "mq_open", "seccomp"} == {
-        "splice",
-        "tee",
-        "shmget",
-        "mq_open",
-        "seccomp",
-    } & (default.keys() - strict.keys())
-    assert {name for name, rule in default.items() if "args" in rule} <= {
-        name for name in strict if "args" in strict[name]
-    }
+    assert default.keys() - strict.keys() >= {"splice", "tee", "shmget", "mq_open", "seccomp"}
+    # What depends on arguments in one does so in the other.
+    assert all("args" in strict[name] for name, rule in default.items() if "args" in rule and name in strict)
 
 
 def test_a_strict_profile_that_adds_a_call_is_refused(tmp_path: Path) -> None:
