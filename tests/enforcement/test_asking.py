@@ -1,0 +1,100 @@
+"""`effect: ask`: the caller's human decides, and whoever can't be asked has said no."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import mcp_types as types
+import pytest
+from mcp.client import ClientRequestContext
+
+from tests.enforcement.place import answering, call, place, refusal
+
+pytestmark = pytest.mark.anyio
+
+ASKING = """
+roles:
+  basic:
+    tools: {allow: [filesystem], ask: [code_execution]}
+    code: {languages: {python: {}}}
+deployment: {warm: 0}
+"""
+
+
+async def test_a_yes_lets_the_call_through(tmp_path: Path, era: str) -> None:
+    yes, asked = answering("accept", approve=True)
+    async with place(tmp_path, ASKING) as here:
+        async with here.client(era, elicitation_callback=yes) as client:
+            assert (await call(client, "code_execution", code="out hi"))["stdout"] == "hi\n"
+        decisions = await here.record()
+    assert len(asked) == 1
+    assert "roles.basic.tools.ask[0]" in asked[0]
+    assert "out hi" in asked[0]
+    assert {each["decision"] for each in decisions} == {"ask"}
+
+
+@pytest.mark.parametrize(
+    ("action", "content"),
+    [
+        ("decline", {}),
+        ("cancel", {}),
+        ("accept", {}),
+        ("accept", {"approve": False}),
+        ("accept", {"approve": "true"}),
+    ],
+)
+async def test_anything_but_a_plain_yes_is_a_no(
+    tmp_path: Path, era: str, action: str, content: dict[str, Any]
+) -> None:
+    no, asked = answering(action, **content)
+    async with place(tmp_path, ASKING) as here, here.client(era, elicitation_callback=no) as client:
+        refused = await refusal(client, "code_execution", code="out hi")
+        assert here.engine.started == []
+    assert len(asked) == 1
+    assert (refused["code"], refused["rule"]) == ("policy_denied", "roles.basic.tools.ask[0]")
+
+
+async def test_a_client_that_can_not_ask_is_refused_at_once(tmp_path: Path, era: str) -> None:
+    async with place(tmp_path, ASKING) as here, here.client(era) as client:
+        refused = await refusal(client, "code_execution", code="out hi")
+        assert here.engine.started == []
+    assert "elicitation" in refused["hint"]
+
+
+async def test_nobody_who_answers_in_time_has_said_no(tmp_path: Path) -> None:
+    async def silent(context: ClientRequestContext, params: types.ElicitRequestParams) -> types.ElicitResult:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async with (
+        place(tmp_path, ASKING, ask_seconds=0.05) as here,
+        here.client("legacy", elicitation_callback=silent) as client,
+    ):
+        refused = await refusal(client, "code_execution", code="out hi")
+        assert here.engine.started == []
+    assert refused["code"] == "policy_denied"
+
+
+async def test_a_yes_is_for_one_call_and_for_once(tmp_path: Path) -> None:
+    """A client of the stateless era carries the question: it can't use the answer again, or for another call."""
+    async with (
+        place(tmp_path, ASKING) as here,
+        here.client("2026-07-28", elicitation_callback=answering("accept")[0]) as client,
+    ):
+        asked = await client.session.call_tool(
+            "code_execution", {"code": "out hi"}, allow_input_required=True
+        )
+        assert isinstance(asked, types.InputRequiredResult)
+        answers = {"approval": types.ElicitResult(action="accept", content={"approve": True})}
+        again = {"input_responses": answers, "request_state": asked.request_state}
+        first = await client.session.call_tool("code_execution", {"code": "out hi"}, **again)
+        assert isinstance(first, types.CallToolResult)
+        assert not first.is_error
+        second = await client.session.call_tool("code_execution", {"code": "out hi"}, **again)
+        assert isinstance(second, types.CallToolResult)
+        assert second.is_error
+        with pytest.raises(Exception, match="requestState"):
+            await client.session.call_tool("code_execution", {"code": "out other"}, **again)
+        assert len(here.engine.started) == 1
