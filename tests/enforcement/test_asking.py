@@ -78,7 +78,7 @@ async def test_nobody_who_answers_in_time_has_said_no(tmp_path: Path) -> None:
 
 
 async def test_a_yes_is_for_one_call_and_for_once(tmp_path: Path) -> None:
-    """A client of the stateless era carries the question: it can't use the answer again, or for another call."""
+    """A stateless client carries the question: it can't use the answer again, or for another call."""
     async with (
         place(tmp_path, ASKING) as here,
         here.client("2026-07-28", elicitation_callback=answering("accept")[0]) as client,
