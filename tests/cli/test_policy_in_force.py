@@ -159,7 +159,8 @@ async def test_web_database_and_way_out_work_from_a_policy_and_no_further_than_i
             assert first == "200 /open/b "
             assert second.startswith("403")
     record = _record(deployment)
-    reasons = [(each["tool"], each["decision"], each["reason"]) for each in record if each["kind"] == "decision"]
+    decisions = [each for each in record if each["kind"] == "decision"]
+    reasons = [(each["tool"], each["decision"], each["reason"]) for each in decisions]
     assert ("web_api", "deny", "web.path") in reasons, "the redirect"
     assert ("database", "deny", "sql.relation") in reasons
     assert ("egress", "allow", "allowed") in reasons
@@ -233,9 +234,8 @@ def _languages(languages: str) -> str:
 
 
 def _pids_in_force(deployment: Deployment) -> set[int]:
-    return {
-        deployment.docker.inspect_container(each)["HostConfig"]["PidsLimit"] for each in deployment.containers()
-    }
+    inspect = deployment.docker.inspect_container
+    return {inspect(each)["HostConfig"]["PidsLimit"] for each in deployment.containers()}
 
 
 def _record(deployment: Deployment) -> list[dict[str, Any]]:

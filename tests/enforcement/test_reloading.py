@@ -31,7 +31,8 @@ async def test_a_new_policy_holds_from_the_next_call_on(tmp_path: Path, era: str
         before = here.enforced.policy.revision
         await call(client, "code_execution", code="out hi", language="bash")
         assert await here.rewrite(policy("{python: {}}"))
-        assert (await refusal(client, "code_execution", code="x", language="bash"))["reason"] == "code.language"
+        refused = await refusal(client, "code_execution", code="x", language="bash")
+        assert refused["reason"] == "code.language"
         (tool, _) = (await client.list_tools()).tools
         assert tool.input_schema["properties"]["language"]["enum"] == ["python"]
         await call(client, "code_execution", code="out hi", language="python")
