@@ -51,7 +51,7 @@ def _log(file: PolicyFile) -> Iterator[Finding]:
 
 
 def _warm(file: PolicyFile) -> Iterator[Finding]:
-    """One role for everybody does not load like this. Of several, what the first principals have waits warm."""
+    """One role for everybody does not load like this. Of several, what the first principals have is warm."""
     if not file.principals or not file.deployment.warm:
         return
     granting = [RoleSet(file, closure(file, rule.roles), "") for rule in file.principals]
@@ -62,8 +62,8 @@ def _warm(file: PolicyFile) -> Iterator[Finding]:
             "cold-roles",
             "note",
             ("deployment", "sandboxes"),
-            f"principals have {len(kinds)} kinds of sandboxes, of which {most} wait warm (half of all places are "
-            "for those): calls for the others wait for a start",
+            f"principals have {len(kinds)} kinds of sandboxes, of which {most} wait warm (half of all places "
+            "are for those): calls for the others wait for a start",
             "raise it, lower deployment.warm, or give roles the same limits: then they share what waits",
         )
 
