@@ -144,23 +144,20 @@ def test_a_way_out_without_a_byte_is_found_and_one_with_bytes_is_not() -> None:
     assert found(HEAD + principals + unlimited + profile) == []
 
 
-def test_more_warm_sandboxes_than_may_exist_are_found_for_several_roles_too() -> None:
+def test_roles_of_which_nothing_waits_warm_are_noted() -> None:
     roles = "".join(
         f"  r{n}:\n    tools: {{allow: [code_execution]}}\n"
-        f"    code: {{defaults: {{pids: {60 + n}}}, languages: {{python: {{}}, javascript: {{}}}}}}\n"
+        f"    code: {{defaults: {{pids: {60 + n}}}, languages: {{python: {{}}, bash: {{}}}}}}\n"
         for n in range(3)
     )
-    principals = "principals: [{match: {any: authenticated}, roles: [r0, r1, r2]}]\n"
-    text = HEAD + principals + "roles:\n" + roles
-    deployment = "deployment:\n  warm: 2\n  sandboxes: {}\n  memory: {}\n"
-
-    def warm(sandboxes: int, memory: str) -> list[tuple[str, int]]:
-        all_found = found(text + deployment.format(sandboxes, memory))
-        return [each for each in all_found if each[0] == "too-much-warm"]
-
-    assert warm(12, "60%") == []
-    assert warm(11, "60%") == [("too-much-warm", 16)]
-    assert warm(12, "2GiB") == [("too-much-warm", 17)]
+    principals = (
+        "principals: [" + ", ".join(f"{{match: {{sub: s{n}}}, roles: [r{n}]}}" for n in range(3)) + "]\n"
+    )
+    text = HEAD + principals + "roles:\n" + roles + "deployment:\n  warm: 2\n  sandboxes: {}\n"
+    # Python and bash have images of their own: six kinds, two of each.
+    assert found(text.format(24)) == []
+    assert found(text.format(23)) == [("cold-roles", 15)]
+    assert found(text.format(1).replace("warm: 2", "warm: 0")) == []
 
 
 def test_a_filter_that_gvisor_does_not_take_is_noted() -> None:

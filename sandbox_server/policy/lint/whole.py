@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
 
 from sandbox_server.execution.grants import Grant
 from sandbox_server.policy.document import Path
-from sandbox_server.policy.limits import RoleSet, unfit
+from sandbox_server.policy.limits import RoleSet
 from sandbox_server.policy.lint.findings import Finding
 from sandbox_server.policy.roles import closure
 from sandbox_server.policy.schema.file import PolicyFile
-
-_VAST: Final = 1024**5
 
 
 def check(file: PolicyFile) -> Iterator[Finding]:
@@ -54,16 +51,21 @@ def _log(file: PolicyFile) -> Iterator[Finding]:
 
 
 def _warm(file: PolicyFile) -> Iterator[Finding]:
-    """One role for everybody does not load like this. Several may: not all of them are busy at once."""
-    if file.principals is None:
+    """One role for everybody does not load like this. Of several, what the first principals have is warm."""
+    if not file.principals or not file.deployment.warm:
         return
-    roles = [RoleSet(file, closure(file, (name,)), "") for name in file.roles]
-    every = dict.fromkeys(language.grant for each in roles for language in each.languages().values())
-    # A share of the memory is written for hosts of any size.
-    for problem in unfit(every, file.deployment, file.deployment.sizing(_VAST)):
-        fix = "raise it, lower deployment.warm, or let roles have the same limits: they share what waits"
-        what = f"{problem.what}; the calls of some roles will wait for a start"
-        yield Finding("too-much-warm", "warning", problem.path, what, fix)
+    granting = [RoleSet(file, closure(file, rule.roles), "") for rule in file.principals]
+    kinds = {language.grant.profile for each in granting for language in each.languages().values()}
+    most = max(1, file.deployment.sandboxes // 2 // file.deployment.warm)
+    if len(kinds) > most:
+        yield Finding(
+            "cold-roles",
+            "note",
+            ("deployment", "sandboxes"),
+            f"principals have {len(kinds)} kinds of sandboxes, of which {most} wait warm (half of all places "
+            "are for those): calls for the others wait for a start",
+            "raise it, lower deployment.warm, or give roles the same limits: then they share what waits",
+        )
 
 
 def check_images(grants: Mapping[str, Grant], there: frozenset[str]) -> Iterator[Finding]:

@@ -147,7 +147,9 @@ async def test_more_connections_than_the_server_takes_are_closed_at_once(world: 
     assert world.gateway.outlet(ACCESS).tunnels == world.limits.tunnels
 
 
-async def test_a_resolver_that_hangs_costs_a_bounded_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_resolver_that_hangs_costs_a_bounded_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Lookups that were given up go on in their threads: programs must not start more and more of them."""
     release, asked = threading.Event(), []
 
