@@ -21,6 +21,7 @@ import anyio
 import structlog
 
 from sandbox_server import __version__
+from sandbox_server.access.egress.indexes import Indexes
 from sandbox_server.config import Settings
 from sandbox_server.engines.base import ImageStore, Owner
 from sandbox_server.engines.docker.engine import DockerEngine

@@ -12,7 +12,14 @@ from sandbox_server.execution.egress import Egress, EgressAccess, Outlet
 from sandbox_server.execution.grants import Grant
 from sandbox_server.execution.installs import install_for_session, run_job
 from sandbox_server.execution.leftovers import leftovers, session_files, with_leftovers
-from sandbox_server.execution.models import Packages, Queued, RunRequest, RunResult, SessionInfo, SessionRequest
+from sandbox_server.execution.models import (
+    Packages,
+    Queued,
+    RunRequest,
+    RunResult,
+    SessionInfo,
+    SessionRequest,
+)
 from sandbox_server.execution.pool import Pools
 from sandbox_server.execution.runs import Clock, job_for, result_of
 from sandbox_server.execution.sandbox import Sandbox

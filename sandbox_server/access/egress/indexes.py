@@ -133,6 +133,7 @@ class Indexes:
         entries[alias] = {"url": url, "hosts": hosts, "at": time.time()}
         fresh = self._file.with_name(f".{self._file.name}.{os.getpid()}")
         with suppress(OSError):
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             fresh.write_text(json.dumps(entries), encoding="utf-8")
             fresh.replace(self._file)
 
