@@ -143,7 +143,7 @@ def index_check(directory: Path, rule: str) -> Check:
 
     def ask(command: Sequence[str], environment: Mapping[str, str]) -> str:
         return (
-            "--index-url <url>  Base URL (default https://localhost/simple)"
+            "--index-url <url>  Base URL (default https://10.1.2.3/simple)"
             if "--help" in command
             else '{"install": []}'
         )
@@ -160,10 +160,10 @@ egress: {{profiles: {{packages: {{allow: [{{hosts: ["@python-index"], {rule}}}]}
 def test_an_index_behind_a_reserved_address_is_told_with_the_words_that_open_it(tmp_path: Path) -> None:
     check = index_check(tmp_path, "ports: [443]")
     assert check.grade == "fail"
-    assert 'egress.profiles.packages: addresses: ["127.0.0.1/32"' in check.fix
+    assert 'egress.profiles.packages: addresses: ["10.1.2.3/32"' in check.fix
 
 
 def test_an_index_that_a_rule_reaches_is_fine(tmp_path: Path) -> None:
-    check = index_check(tmp_path, 'addresses: ["127.0.0.1/32", "::1/128"], terminate: true, cache: true')
+    check = index_check(tmp_path, 'addresses: ["10.1.2.3/32"], terminate: true, cache: true')
     assert check.grade == "ok", check
-    assert check.evidence == "profile packages: localhost; files are kept on this host"
+    assert check.evidence == "profile packages: 10.1.2.3; files are kept on this host"
