@@ -94,7 +94,8 @@ async def _enter_manager(
 
 def load(settings: Settings) -> Policy:
     """The policy as it is written now. Raises ConfigError."""
-    return load_policy(settings.policy, host_memory=_host_memory())
+    aliases = Indexes(settings.state_dir / "egress").resolve
+    return load_policy(settings.policy, host_memory=_host_memory(), aliases=aliases)
 
 
 async def _check_host(engine: DockerEngine, policy: Policy) -> None:
