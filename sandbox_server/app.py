@@ -21,6 +21,7 @@ import anyio
 import structlog
 
 from sandbox_server import __version__
+from sandbox_server.access.egress.indexes import Indexes
 from sandbox_server.config import Settings
 from sandbox_server.engines.base import ImageStore, Owner
 from sandbox_server.engines.docker.engine import DockerEngine
@@ -93,7 +94,8 @@ async def _enter_manager(
 
 def load(settings: Settings) -> Policy:
     """The policy as it is written now. Raises ConfigError."""
-    return load_policy(settings.policy, host_memory=_host_memory())
+    aliases = Indexes(settings.state_dir / "egress").resolve
+    return load_policy(settings.policy, host_memory=_host_memory(), aliases=aliases)
 
 
 async def _check_host(engine: DockerEngine, policy: Policy) -> None:

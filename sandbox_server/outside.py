@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox_server.access.database.databases import Databases
 from sandbox_server.access.egress import Authority, Dialler, Gateway
+from sandbox_server.access.egress.cache import FileCache
+from sandbox_server.access.egress.indexes import Indexes
 from sandbox_server.access.egress.trust import read_bundle, sandbox_bundle, server_context
 from sandbox_server.access.http.client import Client
 from sandbox_server.access.http.own import OwnAddresses
@@ -51,6 +53,8 @@ class Trust:
     authority: Authority | None
     bundle: bytes
     tls: ssl.SSLContext
+    environment: Mapping[str, str]
+    """What sandboxes with egress are told of package indexes."""
 
 
 class Outside:
@@ -64,7 +68,7 @@ class Outside:
     async def adopt(self, policy: Policy, trust: Trust) -> None:
         """The policy has been replaced: close what it does not allow any more."""
         self.gateway.authority, self.gateway.trust = trust.authority, trust.bundle
-        self.gateway.tls = trust.tls
+        self.gateway.tls, self.gateway.environment = trust.tls, trust.environment
         self.gateway.recheck()
         await self.databases.keep(settings_in(policy))
 
@@ -92,6 +96,8 @@ async def open_outside(
             authority=trust.authority,
             trust=trust.bundle,
             tls=trust.tls,
+            environment=trust.environment,
+            cache=FileCache(settings.state_dir / "egress" / "files"),
         ),
         Databases(DatabaseRules(gate), secrets.get),
     )
@@ -109,7 +115,15 @@ def trust_of(settings: Settings, policy: Policy) -> Trust:
     opens = any(rule.terminate for profile in profiles.values() for rule in profile.allow)
     authority = Authority.load(settings.state_dir / "egress") if opens else None
     bundle = sandbox_bundle(extra, authority) if profiles else b""
-    return Trust(authority, bundle, server_context(extra))
+    indexes = Indexes(settings.state_dir / "egress")
+    indexes.recall(
+        host
+        for profile in profiles.values()
+        for rule in profile.allow
+        for host in rule.hosts
+        if host.startswith("@")
+    )
+    return Trust(authority, bundle, server_context(extra), indexes.environment)
 
 
 def _bundles(settings: Settings, named: str | None) -> Iterable[Path]:

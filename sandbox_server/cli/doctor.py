@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import anyio
+import anyio.to_thread
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from sandbox_server import app
+from sandbox_server.access.egress.indexes import Indexes
 from sandbox_server.cli import options
 from sandbox_server.cli.checks import (
     Check,
@@ -25,6 +27,7 @@ from sandbox_server.cli.checks import (
     policy_check,
     profile_checks,
 )
+from sandbox_server.cli.checks_indexes import index_checks
 from sandbox_server.cli.failures import INTERRUPTED
 from sandbox_server.cli.trial import try_sandboxes
 from sandbox_server.config import Settings
@@ -83,6 +86,8 @@ async def examine(settings: Settings, report: Report) -> None:
 async def _examine(stack: app.Stack, settings: Settings, report: Report) -> None:
     policy = stack.policy
     report(policy_check(policy))
+    for check in await anyio.to_thread.run_sync(index_checks, policy, Indexes(settings.state_dir / "egress")):
+        report(check)
     info = await stack.engine.probe()
     for check in engine_checks(info, policy, settings.insecure_allow_missing):
         report(check)

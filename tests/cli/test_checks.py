@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sandbox_server.access.egress.indexes import Indexes
 from sandbox_server.cli.checks import Check, disk_check, engine_checks, image_check, policy_check
+from sandbox_server.cli.checks_indexes import index_checks
 from sandbox_server.cli.run import only
 from sandbox_server.cli.samples import WORDS
 from sandbox_server.engines.base import EngineInfo
@@ -133,3 +136,34 @@ def test_one_run_needs_no_more_than_its_language() -> None:
 
 def test_the_doctor_knows_a_program_of_every_language() -> None:
     assert WORDS.keys() == LANGUAGES.keys()
+
+
+def index_check(directory: Path, rule: str) -> Check:
+    """Of an index on this host, which no rule reaches unless it opens its address."""
+
+    def ask(command: Sequence[str], environment: Mapping[str, str]) -> str:
+        return (
+            "--index-url <url>  Base URL (default https://10.1.2.3/simple)"
+            if "--help" in command
+            else '{"install": []}'
+        )
+
+    text = f"""
+schema: sandbox-policy/v1
+roles: {{basic: {{code: {{egress: packages, languages: {{python: {{}}}}}}}}}}
+egress: {{profiles: {{packages: {{allow: [{{hosts: ["@python-index"], {rule}}}]}}}}}}
+"""
+    (check,) = index_checks(parse_policy(text.encode(), source="p.yaml"), Indexes(directory, ask=ask))
+    return check
+
+
+def test_an_index_behind_a_reserved_address_is_told_with_the_words_that_open_it(tmp_path: Path) -> None:
+    check = index_check(tmp_path, "ports: [443]")
+    assert check.grade == "fail"
+    assert 'egress.profiles.packages: addresses: ["10.1.2.3/32"' in check.fix
+
+
+def test_an_index_that_a_rule_reaches_is_fine(tmp_path: Path) -> None:
+    check = index_check(tmp_path, 'addresses: ["10.1.2.3/32"], terminate: true, cache: true')
+    assert check.grade == "ok", check
+    assert check.evidence == "profile packages: 10.1.2.3; files are kept on this host"

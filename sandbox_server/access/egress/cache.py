@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ MIB: Final = 1024**2
 SIZE: Final = 1024 * MIB
 MOST_FILES: Final = 20_000
 MOST_WRITERS: Final = 8
+_ABANDONED: Final = 3600.0
 _SHARE: Final = 4
 """One file may take this part of it all."""
 
@@ -139,6 +141,7 @@ class FileCache:
     def keep(self, part: Path, path: Path) -> None:
         """Raises OSError."""
         part.replace(path)
+        self._clear_parts()
         files = sorted(self._files(), reverse=True)
         total = 0
         for count, (_, size, file) in enumerate(files, 1):
@@ -153,11 +156,12 @@ class FileCache:
                     found = entry.stat(follow_symlinks=False)
                     yield found.st_mtime, found.st_size, Path(entry.path)
 
-    def clear_parts(self) -> None:
-        """What a server that was killed has left half written."""
-        with suppress(OSError):
-            for part in self._directory.glob("*.part"):
-                part.unlink(missing_ok=True)
+    def _clear_parts(self) -> None:
+        """What a server that was killed has left half written; another one may be writing its own."""
+        for part in self._directory.glob("*.part"):
+            with suppress(OSError):
+                if time.time() - part.stat().st_mtime > _ABANDONED:
+                    part.unlink()
 
 
 class CacheWriter:

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +67,13 @@ class Indexes:
         index = self.known[alias] = Index(url, tuple(dict.fromkeys((own, *found))))
         return index.hosts
 
+    def recall(self, aliases: Iterable[str]) -> None:
+        """What was last resolved, without asking anybody."""
+        for alias in aliases:
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                entry = json.loads(self._file.read_text(encoding="utf-8"))[alias]
+                self.known[alias] = Index(_plain(entry["url"]), tuple(entry["hosts"]))
+
     # --- where the index is
 
     def _python_url(self) -> str:
@@ -91,8 +98,9 @@ class Indexes:
             _log.warning(
                 "%s: where its files are could not be asked, only %s is allowed: %s", alias, url, error
             )
+            self._remember(alias, url, (), 0.0)
             return ()
-        self._remember(alias, url, found)
+        self._remember(alias, url, found, time.time())
         return found
 
     def _python_files(self) -> tuple[str, ...]:
@@ -126,13 +134,14 @@ class Indexes:
         except (OSError, ValueError, KeyError, TypeError):
             return ()
 
-    def _remember(self, alias: str, url: str, hosts: tuple[str, ...]) -> None:
+    def _remember(self, alias: str, url: str, hosts: tuple[str, ...], at: float) -> None:
         entries = {}
         with suppress(OSError, ValueError):
             entries = json.loads(self._file.read_text(encoding="utf-8"))
-        entries[alias] = {"url": url, "hosts": hosts, "at": time.time()}
+        entries[alias] = {"url": url, "hosts": hosts, "at": at}
         fresh = self._file.with_name(f".{self._file.name}.{os.getpid()}")
         with suppress(OSError):
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             fresh.write_text(json.dumps(entries), encoding="utf-8")
             fresh.replace(self._file)
 
