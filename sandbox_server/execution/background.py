@@ -116,25 +116,24 @@ class ProcessDesk:
         session: str | None = None,
         on_event: OnEvent,
     ) -> models.ProcessAnswer:
-        own = await self._session(operation, caller, session, on_event)
-        sandbox = await self._sandbox(operation, own, on_event)
-        own.used = time.monotonic()
-        try:
-            views, output = await _Processes(sandbox).perform(operation)
-        finally:
+        self._check(operation, caller, session)
+        async with self._files.lent(caller, session, on_event) as own:
+            sandbox = await self._sandbox(operation, own, on_event)
             own.used = time.monotonic()
+            try:
+                views, output = await _Processes(sandbox).perform(operation)
+            finally:
+                own.used = time.monotonic()
         return models.ProcessAnswer(views, output, own.info(*own.tell()))
 
-    async def _session(
-        self, operation: models.ProcessOperation, caller: Caller, handle: str | None, on_event: OnEvent
-    ) -> Session:
+    @staticmethod
+    def _check(operation: models.ProcessOperation, caller: Caller, handle: str | None) -> None:
         made = isinstance(operation, models.StartProcess)
         if handle is None and caller.connection is None and not made:
             raise InvalidRequest(
                 "session: required, for this connection has no session of its own",
                 hint="start tells the session that it has made",
             )
-        return await self._files.session_for(caller, handle, on_event)
 
     async def _sandbox(
         self, operation: models.ProcessOperation, session: Session, on_event: OnEvent

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from sandbox_server.execution import file_rights
 from sandbox_server.execution.api import Caller, OnEvent
@@ -29,14 +31,30 @@ class FileDesk:
 
     async def perform(self, operation: FileOperation, caller: Caller, handle: str | None) -> FileAnswer:
         rules = self._sessions.rights(caller).files
-        session = await self.session_for(caller, handle)
-        sandbox = await self.sandbox_of(session)
-        session.used = time.monotonic()
-        try:
-            result = await file_rights.perform(Files(sandbox), file_rights.rooted(operation, rules), rules)
-        finally:
+        async with self.lent(caller, handle) as session:
+            sandbox = await self.sandbox_of(session)
             session.used = time.monotonic()
+            try:
+                result = await file_rights.perform(
+                    Files(sandbox), file_rights.rooted(operation, rules), rules
+                )
+            finally:
+                session.used = time.monotonic()
         return FileAnswer(result, session.info(*session.tell()))
+
+    @asynccontextmanager
+    async def lent(
+        self, caller: Caller, handle: str | None, on_event: OnEvent = _ignore
+    ) -> AsyncIterator[Session]:
+        """The session of a call, see `session_for`. One that was made for a call that fails ends with it:
+        nobody is told its handle, and a few mistakes would take all the sessions that a caller may have."""
+        session = await self.session_for(caller, handle, on_event)
+        try:
+            yield session
+        except BaseException:
+            if handle is None and session.explicit:
+                self._sessions.lost(session, "the call that made it has failed")
+            raise
 
     async def session_for(self, caller: Caller, handle: str | None, on_event: OnEvent = _ignore) -> Session:
         """That of the handle, the connection's own, or a new one whose handle the answer tells."""

@@ -230,6 +230,15 @@ async def test_without_a_connection_a_start_makes_a_session_and_tells_it(lab: La
     lab.manager.sessions.close(handle, caller=Caller())
 
 
+async def test_a_session_that_a_failed_start_has_made_ends_with_it(lab: Lab) -> None:
+    caller = Caller("erring")
+    with pytest.raises(InvalidRequest):
+        await lab.manager.processes.perform(
+            models.StartProcess(("true",), cwd="/etc"), caller=caller, on_event=ignore
+        )
+    assert lab.manager.sessions.list(caller=caller) == ()
+
+
 async def test_looking_for_processes_makes_no_session(lab: Lab) -> None:
     with pytest.raises(NotFound, match="no processes"):
         await lab.manager.processes.perform(

@@ -8,9 +8,9 @@ import pytest
 from sandbox_server.engines.fake import FakeEngine
 from sandbox_server.errors import NotFound
 from sandbox_server.execution.api import Caller
-from sandbox_server.execution.file_models import WriteFile, Written
+from sandbox_server.execution.file_models import ReadFile, WriteFile, Written
 from sandbox_server.execution.manager import Manager
-from tests.execution.support import ignore, nothing_left, request, run
+from tests.execution.support import SIZING, ignore, nothing_left, request, run
 
 ON = Caller(connection="c")
 NOWHERE = Caller()
@@ -45,6 +45,20 @@ async def test_without_a_connection_they_make_a_session_and_tell_its_handle(mana
     assert other.session.id != first.session.id
     ran = await manager.run(request("out hi"), caller=NOWHERE, on_event=ignore, session=first.session.id)
     assert ran.session.id == first.session.id
+
+
+async def test_a_session_that_a_failed_call_has_made_ends_with_it(
+    manager: Manager, engine: FakeEngine
+) -> None:
+    """Nobody was told its handle: a few mistakes would take all the sessions that a caller may have."""
+    for _ in range(SIZING.sessions + 1):
+        with pytest.raises(NotFound):
+            await manager.files(ReadFile("not-there"), caller=NOWHERE)
+    assert manager.sessions.list(caller=NOWHERE) == ()
+    kept = await manager.files(WriteFile("a", b"abc"), caller=NOWHERE)
+    with pytest.raises(NotFound):
+        await manager.files(ReadFile("not-there"), caller=NOWHERE, session=kept.session.id)
+    assert [view.info.id for view in manager.sessions.list(caller=NOWHERE)] == [kept.session.id]
 
 
 async def test_a_foreign_handle_is_one_that_never_existed(manager: Manager) -> None:
