@@ -138,6 +138,7 @@ class Client:
                     content = await answer.content()
                     return await self._result(sent, grant, answer, content, journey, markdown=markdown)
                 _log(journey, sent, grant, answer, 0)
+                _check_no_secret(journey, answer.header("location"), str(onward.url))
             if len(journey.redirects) >= grant.limits.redirects:
                 raise UpstreamFailed(
                     f"More than {grant.limits.redirects} redirects; the last led to {onward.url.origin}.",
@@ -234,6 +235,16 @@ class Client:
             ),
             received=content.received,
             dropped=tuple(dict.fromkeys(journey.dropped)),
+        )
+
+
+def _check_no_secret(journey: _Journey, *urls: str) -> None:
+    """Raises PolicyDenied: URLs are shown, logged and handed on, credentials are not."""
+    if any(journey.redactor.text(url) != url for url in urls):
+        raise PolicyDenied(
+            "The server redirects to a URL with the secret that it was sent.",
+            rule="floor.secret_in_redirect",
+            hint="It is not followed. Tell the operator: this server hands credentials on.",
         )
 
 
