@@ -15,16 +15,16 @@ azurefd.net azurestaticapps.net azurewebsites.net b-cdn.net backblazeb2.com bitb
 blob.core.windows.net blogspot.com cdn.ampproject.org cloudapp.azure.com cloudapp.net cloudfront.net
 cloudfunctions.net cluster.local codespaces.dev core.windows.net ddns.net deno.dev
 digitaloceanspaces.com duckdns.org dyndns.org edgekey.net elasticbeanstalk.com
-eu.org firebaseio.com fastly.net fastlylb.net firebaseapp.com fly.dev gateway.dev gitbook.io github.dev github.io
-githubusercontent.com gitlab.io glitch.me googleapis.com googleusercontent.com gotdns.org
+eu.org firebaseio.com fastly.net fastlylb.net firebaseapp.com fly.dev gateway.dev gitbook.io github.dev
+github.io githubusercontent.com gitlab.io glitch.me googleapis.com googleusercontent.com gotdns.org
 herokuapp.com hf.space home.arpa hopto.org hosted.app in-addr.arpa ip6.arpa js.org lambda-url.amazonaws.com
 lhr.life loca.lt localtunnel.me myshopify.com netlify.app ngrok-free.app ngrok.app ngrok.dev
 ngrok.io nip.io no-ip.org now.sh on.aws onmicrosoft.com onrender.com pages.dev pipedream.net
 pythonanywhere.com r2.dev railway.app render.com repl.co replit.app replit.dev
 run.app s3.amazonaws.com serveo.net sharepoint.com sslip.io storage.googleapis.com streamlit.app
-supabase.co surge.sh svc.cluster.local translate.goog trafficmanager.net trycloudflare.com uk.com unpkg.com us.com
-vercel.app vercel.dev vercel.sh web.app webflow.io windows.net wordpress.com workers.dev xip.io
-zeabur.app
+supabase.co surge.sh svc.cluster.local trafficmanager.net translate.goog trycloudflare.com uk.com
+unpkg.com us.com vercel.app vercel.dev vercel.sh web.app webflow.io windows.net wordpress.com workers.dev
+xip.io zeabur.app
 """
 # Theirs, too, but with regions and services in between: below these nothing is anybody's own.
 _REGIONAL = """

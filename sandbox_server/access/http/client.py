@@ -254,8 +254,7 @@ def _ended(error: SandboxServerError, journey: _Journey) -> SandboxServerError:
     error.message, error.hint = redactor.text(error.message), redactor.text(error.hint)
     error.args = (error.message,)
     cause = error.rule if isinstance(error, PolicyDenied) else getattr(error, "reason", "")
-    origin = redactor.text(journey.at)  # a redirect may have put a secret into a host's name
-    log.info("web_refused", principal=journey.principal, origin=origin, code=error.code, cause=cause)
+    log.info("web_refused", principal=journey.principal, origin=journey.at, code=error.code, cause=cause)
     return error
 
 

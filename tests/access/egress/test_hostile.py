@@ -1,4 +1,4 @@
-"""Programs and servers that bend what they say to get a secret, a leak or another request out of the proxy."""
+"""Programs and servers that bend what they say to get a secret or another request out of the proxy."""
 
 from __future__ import annotations
 

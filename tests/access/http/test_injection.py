@@ -81,7 +81,7 @@ async def test_no_error_and_no_log_line_has_it() -> None:
     assert TOKEN not in f"{denied.value}{denied.value.args}{denied.value.hint}"
     assert TOKEN not in str(logs)
     assert logs[-1]["event"] == "web_refused"
-    assert logs[-1]["cause"] == "default"
+    assert logs[-1]["cause"] == "floor.secret_in_redirect"
 
 
 async def test_the_transports_own_debug_lines_are_not_written(caplog: pytest.LogCaptureFixture) -> None:
