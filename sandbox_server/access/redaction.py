@@ -76,7 +76,7 @@ def _parts(secret: str) -> set[str]:
 
 
 def _spelt(part: str) -> str:
-    """A pattern for `part` with each sign as it is or escaped, as some do with more signs than others:
+    """A pattern for `part` with each sign as it is or escaped, as writers do with more or fewer signs:
     `\\/`, `\\u002B`, `%2f`, `&#43;`."""
     return "".join(each if each.isalnum() else f"(?i:{'|'.join(_escapes(each))})" for each in part)
 

@@ -117,7 +117,9 @@ def _to_ascii(text: str) -> str:
     """UTS 46, but refusing what it would mend: dots of other scripts, wide letters, invisible characters."""
     plain = unicodedata.normalize("NFC", text.lower())
     try:
-        if idna.uts46_remap(text, std3_rules=True) != plain:
+        # The Kelvin sign's small letter is an ordinary k.
+        signs = any(not each.isascii() and each.lower().isascii() for each in text)
+        if signs or idna.uts46_remap(text, std3_rules=True) != plain:
             raise UrlRefused(
                 "url.host_unicode",
                 "the host has characters that only look like others: write it as it is registered",

@@ -77,7 +77,7 @@ def _without_dots(path: str) -> str:
     return "/" + "/".join(kept)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=128)
 def readings(path: str) -> frozenset[str]:
     """The paths that a server may take this one for: with or without empty segments and parameters."""
     merged = re.sub(r"/{2,}", "/", path)

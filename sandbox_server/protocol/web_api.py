@@ -91,7 +91,12 @@ def to_request(arguments: WebArguments) -> WebRequest:
         url = parse_url(arguments.url)
     except UrlRefused as error:
         raise invalid([f"url: {error} ({error.reason})"]) from None
-    body, content_type = _body(arguments.data)
+    try:
+        body, content_type = _body(arguments.data)
+    except (ValueError, RecursionError):
+        raise invalid(
+            ["data: can't be sent: it holds NaN, a half of a surrogate pair or an endless number"]
+        ) from None
     if body is not None and arguments.method in _NO_BODY:
         takers = ", ".join(each for each in get_args(Method) if each not in _NO_BODY)
         raise invalid([f"data: {arguments.method} has none (only {takers}); use the URL's query"])

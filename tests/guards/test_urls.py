@@ -80,6 +80,8 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "http://exam\u202eple.com/",
         "http://例\u0301え.\u0301jp/",
         "http://𝓁ocalhost.com/",
+        "http://wi\u212aipedia.org/",
+        "http://\u212aü.org/",
     ),
     "url.host_single_label": (
         "http://intranet/",

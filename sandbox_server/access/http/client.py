@@ -138,6 +138,7 @@ class Client:
                     content = await answer.content()
                     return await self._result(sent, grant, answer, content, journey, markdown=markdown)
                 _log(journey, sent, grant, answer, 0)
+                _check_no_secret(journey, answer.header("location"), str(onward.url))
             if len(journey.redirects) >= grant.limits.redirects:
                 raise UpstreamFailed(
                     f"More than {grant.limits.redirects} redirects; the last led to {onward.url.origin}.",
@@ -237,14 +238,23 @@ class Client:
         )
 
 
+def _check_no_secret(journey: _Journey, *urls: str) -> None:
+    """Raises PolicyDenied: URLs are shown, logged and handed on, credentials are not."""
+    if any(journey.redactor.text(url) != url for url in urls):
+        raise PolicyDenied(
+            "The server redirects to a URL with the secret that it was sent.",
+            rule="floor.secret_in_redirect",
+            hint="It is not followed. Tell the operator: this server hands credentials on.",
+        )
+
+
 def _ended(error: SandboxServerError, journey: _Journey) -> SandboxServerError:
     """The error without the secrets of this call, logged."""
     redactor = journey.redactor
     error.message, error.hint = redactor.text(error.message), redactor.text(error.hint)
     error.args = (error.message,)
     cause = error.rule if isinstance(error, PolicyDenied) else getattr(error, "reason", "")
-    origin = redactor.text(journey.at)  # a redirect may have put a secret into a host's name
-    log.info("web_refused", principal=journey.principal, origin=origin, code=error.code, cause=cause)
+    log.info("web_refused", principal=journey.principal, origin=journey.at, code=error.code, cause=cause)
     return error
 
 

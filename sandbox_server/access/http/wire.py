@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -51,6 +52,8 @@ class Meter:
             self._asked = now
         if not self._head.done:
             return self._asked + self._limits.first_byte
+        if not self._limits.min_rate:
+            return math.inf
         first = self._first if self._first is not None else now
         return first + self._limits.grace + self._received / self._limits.min_rate
 

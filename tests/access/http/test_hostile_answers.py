@@ -219,6 +219,18 @@ async def test_a_server_that_takes_its_time_is_left(
     assert anyio.current_time() - began < 3
 
 
+async def test_without_a_least_rate_a_slow_answer_is_waited_for() -> None:
+    async def script(seen: Seen, stream: ByteStream) -> None:
+        await stream.send(OK + b"Content-Length: 2\r\n\r\na")
+        await anyio.sleep(0.1)
+        await stream.send(b"b")
+
+    async with serve(script) as server:
+        limits = WebLimits(min_rate=0, grace=0.01)
+        result = await fetch(f"http://{HOST}:{server.port}/", allow(limits=limits))
+    assert result.body.text == "ab"
+
+
 async def test_the_callers_timeout_is_one_more_bound() -> None:
     async def silent(seen: Seen, stream: ByteStream) -> None:
         await anyio.sleep_forever()

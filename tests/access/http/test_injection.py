@@ -12,7 +12,8 @@ import structlog
 from anyio.abc import ByteStream
 
 from sandbox_server.errors import ConfigError, PolicyDenied, UpstreamFailed
-from sandbox_server.guards.web import WebLimits
+from sandbox_server.guards.urls import Url
+from sandbox_server.guards.web import WebGrant, WebLimits
 from tests.access.http.lab import HOST, Seen, allow, answer, client, fetch, serve
 
 TOKEN = "0123456789abcdefTOKEN"
@@ -51,20 +52,23 @@ async def test_the_callers_own_header_gives_way_to_the_injected_one() -> None:
     assert server.seen[0].header("authorization") == f"Bearer {TOKEN}"
 
 
-async def test_a_redirect_that_carries_the_secret_shows_it_nowhere() -> None:
-    async def script(seen: Seen, stream: ByteStream) -> None:
-        if seen.target == "/":
-            await stream.send(
-                f"HTTP/1.1 302 X\r\nLocation: /next?t={TOKEN}\r\nContent-Length: 0\r\n\r\n".encode()
-            )
-        else:
-            await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+@pytest.mark.parametrize(
+    "location", [f"/next?t={TOKEN}", f"http://other.example.test/{TOKEN}", f"http://{TOKEN}.example.test/"]
+)
+async def test_a_redirect_that_carries_the_secret_is_not_followed(location: str) -> None:
+    """It would tell another origin, and everybody who logs URLs: the policy's own log is one of them."""
+    judged: list[str] = []
 
-    async with serve(script) as server:
-        result = await fetch(f"http://{HOST}:{server.port}/", INJECT, by=client(secrets=SECRETS))
-    assert server.seen[1].target == f"/next?t={TOKEN}"
-    assert TOKEN not in str(asdict(result))
-    assert result.redirects[0].url.endswith("/next?t=[secret]")
+    def judge(method: str, url: Url, size: int) -> WebGrant:
+        judged.append(str(url))
+        return INJECT(method, url, size)
+
+    async with serve(answer(b"", "302 X", Location=location)) as server:
+        with pytest.raises(PolicyDenied) as denied:
+            await fetch(f"http://{HOST}:{server.port}/", judge, by=client(secrets=SECRETS))
+    assert denied.value.rule == "floor.secret_in_redirect"
+    assert judged == [f"http://{HOST}:{server.port}/"]
+    assert TOKEN.lower() not in f"{denied.value}{denied.value.hint}".lower()
 
 
 async def test_no_error_and_no_log_line_has_it() -> None:
@@ -77,7 +81,7 @@ async def test_no_error_and_no_log_line_has_it() -> None:
     assert TOKEN not in f"{denied.value}{denied.value.args}{denied.value.hint}"
     assert TOKEN not in str(logs)
     assert logs[-1]["event"] == "web_refused"
-    assert logs[-1]["cause"] == "default"
+    assert logs[-1]["cause"] == "floor.secret_in_redirect"
 
 
 async def test_the_transports_own_debug_lines_are_not_written(caplog: pytest.LogCaptureFixture) -> None:
