@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Final
 
 from sandbox_server.access.egress.models import Connect, ConnectionRecord
@@ -56,14 +56,11 @@ class EgressRules:
         """After its end: counted, and recorded."""
         quota = self._gate.current.effective(record.who).quotas
         self._gate.quotas.charge_bytes(record.principal, quota, record.bytes_out)
-        fields_ = {name: value for name, value in asdict(record).items() if name != "who"}
-        who = record.who
-        fields_["principal"] = {
-            "sub": who.sub if isinstance(who, Principal) else record.principal,
-            "iss": who.iss if isinstance(who, Principal) else None,
-        }
-        fields_["decision"] = "deny" if record.verdict == "denied" else "allow"
-        self._gate.log.told(fields_, kind="connection")
+        told = {each.name: getattr(record, each.name) for each in fields(record) if each.name != "who"}
+        who = record.who if isinstance(record.who, Principal) else Principal(record.principal)
+        told["principal"] = {"iss": who.iss, "sub": who.sub, "client_id": who.client_id}
+        told["decision"] = "deny" if record.verdict == "denied" else "allow"
+        self._gate.log.told(told, kind="connection")
 
 
 def _args(profile: str, connect: Connect) -> dict[str, Json]:

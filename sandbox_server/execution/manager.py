@@ -60,9 +60,8 @@ class Manager:
         profiles = dict.fromkeys(grant.profile for grant in grants.values())
         longest = max((grant.ceiling.wall for grant in grants.values()), default=0.0)
         self._pools = Pools(engine, profiles, sizing, longest_run=longest)
-        self._desk = SessionDesk(
-            self._pools, Rights(dict(grants)), sizing, Underway(sizing.runs_per_principal)
-        )
+        self._underway = Underway(sizing.runs_per_principal)
+        self._desk = SessionDesk(self._pools, Rights(dict(grants)), sizing, self._underway)
         self._files = FileDesk(self._desk)
         self._processes = ProcessDesk(self._desk, self._files)
         self._store = store or Store(total=sizing.store, ttl=sizing.store_ttl)

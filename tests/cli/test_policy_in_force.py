@@ -165,6 +165,12 @@ async def test_web_database_and_way_out_work_from_a_policy_and_no_further_than_i
     assert ("database", "deny", "sql.relation") in reasons
     assert ("egress", "allow", "allowed") in reasons
     assert ("egress", "deny", "egress.path") in reasons
+    connections = [each for each in record if each["kind"] == "connection"]
+    assert [(each["verdict"], each["host"]) for each in connections] == [
+        ("allowed", "127.0.0.1"),
+        ("denied", "127.0.0.1"),
+    ]
+    assert connections[0]["bytes_in"] > 0
     assert "k3y-k3y-k3y" not in json.dumps(record)
     assert deployment.run("audit", "verify").returncode == 0
 
@@ -197,10 +203,10 @@ async def test_a_hangup_puts_the_policy_of_the_file_in_force(deployment: Deploym
     with anyio.fail_after(60):
         async with serving(deployment.command("serve"), deployment.environ) as peer:
             assert (await call(peer, "code_execution", code="echo hi", language="bash"))["stdout"] == "hi\n"
-            old = deployment.containers()
+            (old,) = _revisions(deployment)
             deployment.policy.write_text(_languages("{python: {pids: 48}}"))
             peer.process.send_signal(signal.SIGHUP)
-            await until(lambda: _pids_in_force(deployment) == {48} and not deployment.containers() & old)
+            await until(lambda: (now := _revisions(deployment)) and old not in now)
             refused = await call(peer, "code_execution", code="echo hi", language="bash")
             assert refused["code"] == "policy_denied"
             after = await call(peer, "code_execution", code="print(1)")
@@ -233,9 +239,13 @@ def _languages(languages: str) -> str:
     )
 
 
-def _pids_in_force(deployment: Deployment) -> set[int]:
-    inspect = deployment.docker.inspect_container
-    return {inspect(each)["HostConfig"]["PidsLimit"] for each in deployment.containers()}
+def _revisions(deployment: Deployment) -> set[str]:
+    """Of the policy, as the labels of all containers say."""
+    return {
+        found["Labels"]["sbx.policy_rev"]
+        for instance in deployment.instances()
+        for found in deployment.docker.containers(all=True, filters={"label": f"sbx.instance={instance}"})
+    }
 
 
 def _record(deployment: Deployment) -> list[dict[str, Any]]:
