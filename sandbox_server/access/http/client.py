@@ -26,6 +26,8 @@ from sandbox_server.guards.addresses import IPAddress
 from sandbox_server.guards.urls import Url
 from sandbox_server.guards.web import WebGrant
 
+AT_ONCE = 32
+"""Calls of all principals."""
 MAX_ADDRESSES = 8
 """Tried of one host. All are judged."""
 
@@ -74,7 +76,7 @@ class Client:
         own_addresses: Callable[[], Collection[IPAddress]] | None = None,
         own_ports: Callable[[], Collection[int]] = tuple,
         presenter: Presenter | None = None,
-        at_once: int = 32,
+        at_once: int = AT_ONCE,
         each: int = 8,
     ) -> None:
         self._resolver = resolver

@@ -20,7 +20,7 @@ class SystemResolver:
     search domain could answer for it.
     """
 
-    def __init__(self, *, timeout: float = 5.0, lookups: int = 16, hosts: Path = Path("/etc/hosts")) -> None:
+    def __init__(self, *, timeout: float = 5.0, lookups: int = 32, hosts: Path = Path("/etc/hosts")) -> None:
         self._timeout = timeout
         self._limiter = anyio.CapacityLimiter(lookups)
         self._slots = threading.BoundedSemaphore(lookups)

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sandbox_server.access.http import resolver as resolver_module
+from sandbox_server.access.http.client import AT_ONCE
 from sandbox_server.access.http.own import OwnAddresses
 from sandbox_server.access.http.resolver import SystemResolver
 from sandbox_server.errors import Busy, PolicyDenied, UpstreamFailed, UpstreamUnreachable
@@ -208,6 +209,27 @@ async def test_a_resolver_that_hangs_costs_a_bounded_number_of_threads(
                 break
             except Busy:
                 await anyio.lowlevel.checkpoint()
+
+
+async def test_as_many_names_are_looked_up_at_once_as_there_may_be_calls(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    all_of_them = threading.Barrier(AT_ONCE)
+
+    def getaddrinfo(*_: Any, **__: Any) -> Any:
+        all_of_them.wait(10)
+        return [(0, 0, 0, "", ("192.0.2.1", 80))]
+
+    monkeypatch.setattr(resolver_module.socket, "getaddrinfo", getaddrinfo)
+    resolver, found = SystemResolver(hosts=tmp_path / "none"), []
+
+    async def resolve() -> None:
+        found.append(await resolver.resolve(HOST, 80))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(AT_ONCE):
+            tasks.start_soon(resolve)
+    assert len(found) == AT_ONCE
 
 
 PIECES = """
