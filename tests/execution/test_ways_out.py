@@ -159,7 +159,7 @@ async def test_a_sandbox_has_one_way_out_for_ever(engine: FakeEngine) -> None:
         assert egress.asked == [WEB]
 
 
-async def test_fewer_tunnels_than_before_are_no_breach_of_those_that_were_promised(engine: FakeEngine) -> None:
+async def test_fewer_tunnels_than_before_are_no_breach_of_what_was_promised(engine: FakeEngine) -> None:
     """A policy may be reloaded between a background process and a run."""
     container = await start(engine)
     async with opened(container) as sandbox:
