@@ -8,7 +8,8 @@ kept, which belongs to nobody any more and ends.
 
 When the command itself ends, all that it has started is ended.
 
-  {"op": "process", "do": "start", "command": [...], "cwd": "a/b", "env": {...}}
+  {"op": "process", "do": "start", "command": [...], "cwd": "a/b", "env": {...},
+   "egress": null|{...}}         as for a run, for as long as the process lives
   {"op": "process", "do": "poll", "id": ..., "cursor": int|null, "limit": bytes, "for": "output"|"end"}
        STDOUT: what came on stdout, then what came on stderr. Waits for more or for the end, until END.
   {"op": "process", "do": "write", "id": ..., "data": base64, "close": bool}     all of it or nothing
@@ -151,6 +152,8 @@ class Background:
         ahead = self.supervisor.residents.take_ahead()
         if ahead is not None:
             ahead.close()  # it ends: no program may meet it
+        environment = self.supervisor.way_out.enter(request.get("egress"))
+        request = {**request, "env": {**environment, **request["env"]}}
         self.count += 1
         name = f"p{self.count}-{os.urandom(2).hex()}"
         start = Start(self.supervisor, number)

@@ -32,6 +32,7 @@ class Process:
         self.since = time.monotonic()
         self.ring = Ring()
         self.told = 0
+        self.egress = request.get("egress")
         self.pid = None
         self.failed = None
         self.status = None

@@ -1,21 +1,24 @@
-"""The way out of a run that was granted one: a listener on loopback, and each connection to it a channel.
+"""The way out of what was granted one: a listener on loopback, and each connection to it a channel.
 
 The supervisor only carries bytes: whom a connection may reach is decided by the server at the other end of
 the wire. What a program can do to it is bounded here: one accept a turn of the loop, so many tunnels at once
-(one counts until the host has let go of it, too), and per tunnel no more bytes than there is credit for. Both
-listener and tunnels end with the run.
+(one counts until the host has let go of it, too), and per tunnel no more bytes than there is credit for.
+
+Listener and tunnels live as long as something that was granted them: a run, or a background process. Which of
+them has made a connection nobody can tell, so all in one sandbox are granted the same.
 
 On the wire: we number tunnels, ascending from 2**31, and ACCEPT begins one. DATA and END (a half-close) go
 both ways, with windows of 64 KiB. CLOSE is our last word and CANCEL the host's, after which what it had sent
-still goes out; the tunnel counts until both were said. All end before the CLOSE of their run.
+still goes out; the tunnel counts until both were said. Where no background process has a way out, all end
+before the CLOSE of their run.
 """
 
 import os
 import socket
 
 import _files as files
-import _processes as processes
 import _wire as wire
+from _tunnel import Tunnel
 
 BACKLOG = 32
 MOST = 64
@@ -33,29 +36,62 @@ TRUST_NAMES = (
 
 
 class WayOut:
-    """What lasts from run to run: the port, the next tunnel's number, where the certificates are."""
+    """A sandbox's own. The port stays the same and tunnels are numbered on, whatever comes and goes."""
 
-    def __init__(self):
+    def __init__(self, supervisor):
+        self.supervisor = supervisor
+        self.listener = None
         self.port = 0
-        self.next_tunnel = wire.FIRST_TUNNEL
         self.trusted = None
+        self.next_tunnel = wire.FIRST_TUNNEL
 
+    def enter(self, granted):
+        """For a run or a background process that begins, with what the host has granted it. Returns what it
+        finds in its environment. Raises OSError if there is no room for a listener."""
+        if not granted:
+            return {}
+        if self.listener is None or self.listener.socket is None:
+            self.listener = Listener(self.supervisor)
+        self.listener.most = self.listener.room = min(int(granted["tunnels"]), MOST)
+        return {**self._environment(), **(granted.get("env") or {})}
 
-def open_for(supervisor, request):
-    """The listener of a run, if it may have one, and what its programs find in their environment."""
-    if not request.get("egress"):
-        return None, {}
-    listener = Listener(supervisor, request["egress"])
-    return listener, listener.environment()
+    def _environment(self):
+        """In both spellings."""
+        found = dict.fromkeys(PROXY_NAMES, f"http://127.0.0.1:{self.port}")
+        found["NO_PROXY"] = "localhost,127.0.0.1,::1"
+        found.update({name.lower(): value for name, value in found.items()})
+        found["NODE_USE_ENV_PROXY"] = "1"
+        if self.trusted:
+            found.update(dict.fromkeys(TRUST_NAMES, self.trusted))
+        return found
+
+    def step(self):
+        """Go on, or end with the last that was granted it."""
+        if self.listener is None:
+            return
+        if self._is_used():
+            self.listener.step()
+        else:
+            self.listener.close()
+            self.listener = None
+
+    def _is_used(self):
+        run = self.supervisor.run
+        if run is not None and run.egress and not run.finished:
+            return True
+        return any(each.egress and not each.ended for each in self.supervisor.background.processes.values())
+
+    def number(self):
+        """Of a new tunnel."""
+        self.next_tunnel += 1
+        return self.next_tunnel - 1
 
 
 class Listener:
-    """Accepts for one run."""
-
-    def __init__(self, supervisor, request):
+    def __init__(self, supervisor):
         self.supervisor = supervisor
-        self.most = min(int(request["tunnels"]), MOST)
-        self.hints = request.get("env") or {}
+        self.most = self.room = 0
+        """As many tunnels at once as may be, and as there were when there was no room for one more."""
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             self._listen()
@@ -64,32 +100,23 @@ class Listener:
             raise
 
     def _listen(self):
+        way_out = self.supervisor.way_out
         self.socket.setblocking(False)
         # The same one each time, if it is free: what a session has written down goes on working.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            self.socket.bind(("127.0.0.1", self.supervisor.way_out.port))
+            self.socket.bind(("127.0.0.1", way_out.port))
         except OSError:
             self.socket.bind(("127.0.0.1", 0))
         self.socket.listen(BACKLOG)
-        self.supervisor.way_out.port = self.socket.getsockname()[1]
-
-    def environment(self):
-        """What tells programs of it, in both spellings."""
-        found = dict.fromkeys(PROXY_NAMES, f"http://127.0.0.1:{self.supervisor.way_out.port}")
-        found["NO_PROXY"] = "localhost,127.0.0.1,::1"
-        found.update({name.lower(): value for name, value in found.items()})
-        found["NODE_USE_ENV_PROXY"] = "1"
-        if self.supervisor.way_out.trusted:
-            found.update(dict.fromkeys(TRUST_NAMES, self.supervisor.way_out.trusted))
-        return {**found, **self.hints}
+        way_out.port = self.socket.getsockname()[1]
 
     def step(self):
         """Listen as long as one more may be accepted; who comes then waits in the kernel's short queue."""
         if self.socket is None:
             return
         fd = self.socket.fileno()
-        may = len(self._tunnels()) < self.most and not self.supervisor.congested
+        may = len(self._tunnels()) < min(self.most, self.room) and not self.supervisor.congested
         if may and fd not in self.supervisor.readers:
             self.supervisor.on_readable(fd, self._on_readable)
         elif not may and fd in self.supervisor.readers:
@@ -99,7 +126,7 @@ class Listener:
         return [channel for channel in self.supervisor.channels.values() if isinstance(channel, Tunnel)]
 
     def _on_readable(self, _fd):
-        if len(self._tunnels()) >= self.most:
+        if len(self._tunnels()) >= min(self.most, self.room):
             self.step()
             return
         try:
@@ -107,16 +134,25 @@ class Listener:
         except (BlockingIOError, ConnectionAbortedError, InterruptedError):
             return
         except OSError:
-            self._close_socket()  # no memory or descriptors: refusing is better than trying for ever
+            self._has_no_room()
             return
-        try:
-            tunnel = Tunnel(self.supervisor, connection)
-        except OSError:
-            connection.close()
-            self._close_socket()
-            return
+        with connection:
+            try:
+                tunnel = Tunnel(self.supervisor, self.supervisor.way_out.number(), connection)
+            except OSError:
+                self._has_no_room()
+                return
         self.supervisor.channels[tunnel.number] = tunnel
         self.supervisor.out.send(wire.ACCEPT, tunnel.number)
+
+    def _has_no_room(self):
+        """No memory or descriptors: who comes waits for a tunnel to end. Where there is none, a refusal is
+        better than waiting for ever."""
+        self.room = len(self._tunnels())
+        if self.room:
+            self.step()
+        else:
+            self._close_socket()
 
     def _close_socket(self):
         if self.socket is not None:
@@ -128,127 +164,6 @@ class Listener:
         self._close_socket()
         for tunnel in self._tunnels():
             tunnel.close()
-
-
-class Tunnel:
-    """One connection. DATA and END go both ways; CLOSE is our last word and CANCEL the host's, which still
-    lets what it has sent before go out. It is forgotten when both were said."""
-
-    outlives_runs = False
-    pid = None
-
-    def __init__(self, supervisor, connection):
-        self.supervisor = supervisor
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.connection = connection
-        self.reader = connection.fileno()
-        # Polled for each direction on its own.
-        self.writer = os.dup(self.reader)
-        self.number = supervisor.way_out.next_tunnel
-        supervisor.way_out.next_tunnel += 1
-        self.credit = wire.TUNNEL_WINDOW
-        self.pending = bytearray()
-        self.reading = True
-        self.input_ended = False
-        self.released = False
-        self.closed = False
-
-    def claims(self, _pid):
-        return False
-
-    # --- from the host
-
-    def feed(self, payload):
-        if not self.closed:
-            self.pending += payload
-            self._pump()
-
-    def end_of_input(self):
-        self.input_ended = True
-        if not self.closed:
-            self._pump()
-
-    def cancel(self):
-        self.released = True
-        if self.closed:
-            self.supervisor.channels.pop(self.number, None)
-        else:
-            self._stop_reading()
-            self._pump()
-
-    def _pump(self, _fd=None):
-        try:
-            while self.pending:
-                sent = os.write(self.writer, memoryview(self.pending)[: wire.MAX_PAYLOAD])
-                del self.pending[:sent]
-                if not self.released:
-                    self.supervisor.out.send_credit(self.number, sent)
-        except BlockingIOError:
-            if self.writer not in self.supervisor.writers:
-                self.supervisor.on_writable(self.writer, self._pump)
-            return
-        except OSError:
-            self.close()
-            return
-        self.supervisor.ignore(self.writer)
-        if self.released:
-            self.close()
-        elif self.input_ended:
-            try:
-                self.connection.shutdown(socket.SHUT_WR)
-            except OSError:
-                self.close()
-                return
-            self._close_if_over()
-
-    # --- from the program
-
-    def step(self):
-        may = self.reading and self.credit > 0 and not self.supervisor.congested
-        if may and self.reader not in self.supervisor.readers:
-            self.supervisor.on_readable(self.reader, self._on_readable)
-
-    def _on_readable(self, fd):
-        allowed = min(self.credit, wire.MAX_PAYLOAD)
-        if allowed <= 0 or self.supervisor.congested:
-            self.supervisor.ignore(fd)
-            return
-        try:
-            data = processes.read(fd, allowed)
-        except OSError:
-            self.close()
-            return
-        if data:
-            self.credit -= len(data)
-            self.supervisor.out.send(wire.DATA, self.number, data)
-        elif data is not None:
-            self._stop_reading()
-            self.supervisor.out.send(wire.END, self.number)
-            self._close_if_over()
-
-    def _stop_reading(self):
-        self.reading = False
-        self.supervisor.ignore(self.reader)
-
-    # --- the end
-
-    def _close_if_over(self):
-        if self.input_ended and not self.reading and not self.pending:
-            self.close()
-
-    def close(self):
-        if self.closed:
-            return
-        self.closed = True
-        self.pending.clear()
-        self._stop_reading()
-        self.supervisor.ignore(self.writer)
-        os.close(self.writer)
-        self.connection.close()
-        self.supervisor.out.send_json(wire.CLOSE, self.number, {})
-        if self.released:
-            self.supervisor.channels.pop(self.number, None)
 
 
 def trust(supervisor, pem):

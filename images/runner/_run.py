@@ -4,7 +4,6 @@ import os
 import signal
 
 import _accounting as accounting
-import _egress as egress
 import _files as files
 import _interpreters as interpreters
 import _processes as processes
@@ -36,7 +35,7 @@ class Run:
         self.interpreter = None
         self.interrupted = False
         self.theirs = ()
-        self.listener = None
+        self.egress = request.get("egress")
         self.pipes = Pipes(self)
         self.cpu_limit = request.get("cpu")
         self.cpu_start = supervisor.cpu_us()
@@ -47,7 +46,7 @@ class Run:
     # --- start
 
     def start(self):
-        self.listener, self.request["env"] = egress.open_for(self.supervisor, self.request)
+        self.request["env"] = self.supervisor.way_out.enter(self.egress)
         try:
             self.theirs = self.pipes.make(self.request.get("stdin"))
             if self.building:
@@ -208,8 +207,6 @@ class Run:
         self._end()
 
     def step(self):
-        if self.listener:
-            self.listener.step()
         if not self.finished:
             if self.pid in self.supervisor.statuses:
                 self.status = self.supervisor.statuses.pop(self.pid)
@@ -235,8 +232,7 @@ class Run:
         if self.interpreter and self.cause:
             self.supervisor.residents.drop_interpreter(self.interpreter)
         self.alone, ended = self.supervisor.residents.kill_all()
-        if self.listener:
-            self.listener.close()
+        self.supervisor.way_out.step()
         for pid, status in ended:
             if pid == self.pid and self.status is None:
                 self.status = status

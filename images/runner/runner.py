@@ -47,7 +47,7 @@ class Supervisor(Loop):
         self.channels = {}
         self.run = None
         self.statuses = {}
-        self.way_out = egress.WayOut()
+        self.way_out = egress.WayOut(self)
         self.artifacts = artifacts.Artifacts()
         self.background = Background(self)
         self.residents = Residents(self)
@@ -80,6 +80,7 @@ class Supervisor(Loop):
                 self.residents.kill_all()
             for channel in list(self.channels.values()):
                 channel.step()
+            self.way_out.step()
 
     def _patience_ms(self):
         waits = [CPU_CHECK_MS] if self.run and self.run.needs_checks else []
@@ -168,7 +169,9 @@ class Supervisor(Loop):
                 self.channels[number] = channel
         elif op == "reset":
             self.background.clear()
-            self.close(number, {"ok": self.residents.kill_interpreters()})
+            alone = self.residents.kill_interpreters()
+            self.way_out.step()
+            self.close(number, {"ok": alone})
             self.residents.ended.clear()  # who asked for it knows
         elif op == "trust":
             self.close(number, egress.trust(self, request["pem"]))

@@ -24,6 +24,7 @@ from sandbox_server.errors import (
 from sandbox_server.execution import process_models as models
 from sandbox_server.execution.api import Caller, OnEvent
 from sandbox_server.execution.desk import SessionDesk
+from sandbox_server.execution.egress import Outlet
 from sandbox_server.execution.file_desk import FileDesk
 from sandbox_server.execution.file_reports import Report, Size, meddled, parse
 from sandbox_server.execution.outcomes import signal_name
@@ -31,6 +32,7 @@ from sandbox_server.execution.paths import readable_path
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.execution.session import Session
 from sandbox_server.execution.transfers import Transfer
+from sandbox_server.execution.way_out import WaysOut
 from sandbox_server.text import make_visible
 
 SECONDS = 10.0
@@ -104,9 +106,10 @@ class ProcessDesk:
     """The `ProcessOperations` of a manager. Waits neither for the code that runs in a session nor for calls
     that want to run some."""
 
-    def __init__(self, sessions: SessionDesk, files: FileDesk) -> None:
+    def __init__(self, sessions: SessionDesk, files: FileDesk, ways_out: WaysOut) -> None:
         self._sessions = sessions
         self._files = files
+        self._ways_out = ways_out
 
     async def perform(
         self,
@@ -118,10 +121,13 @@ class ProcessDesk:
     ) -> models.ProcessAnswer:
         self._check(operation, caller, session)
         async with self._files.lent(caller, session, on_event) as own:
-            sandbox = await self._sandbox(operation, own, on_event)
+            sandbox = await self._sandbox(operation, own, caller, on_event)
             own.used = time.monotonic()
             try:
-                views, output = await _Processes(sandbox).perform(operation)
+                outlet = None
+                if isinstance(operation, models.StartProcess):
+                    outlet = self._ways_out.of(sandbox, own.egress, own.principal, own.who)
+                views, output = await _Processes(sandbox, outlet).perform(operation)
             finally:
                 own.used = time.monotonic()
         return models.ProcessAnswer(views, output, own.info(*own.tell()))
@@ -136,9 +142,10 @@ class ProcessDesk:
             )
 
     async def _sandbox(
-        self, operation: models.ProcessOperation, session: Session, on_event: OnEvent
+        self, operation: models.ProcessOperation, session: Session, caller: Caller, on_event: OnEvent
     ) -> Sandbox:
         if isinstance(operation, models.StartProcess):
+            self._sessions.check_way_out(session, caller)
             return await self._files.sandbox_of(session, on_event)
         if not session.lock.locked():
             self._sessions.drop_if_over(session)
@@ -149,10 +156,11 @@ class ProcessDesk:
 
 
 class _Processes:
-    """Those of one sandbox."""
+    """Those of one sandbox. `outlet`: where the connections of one that is started go."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, sandbox: Sandbox, outlet: Outlet | None = None) -> None:
         self._sandbox = sandbox
+        self._outlet = outlet
 
     async def perform(
         self, operation: models.ProcessOperation
@@ -175,7 +183,13 @@ class _Processes:
 
     async def _start(self, operation: models.StartProcess) -> str:
         cwd, environment = readable_path(operation.cwd), dict(operation.env)
-        report = await self._ask("start", command=list(operation.command), cwd=cwd, env=environment)
+        egress = None
+        if self._outlet is not None:
+            tunnels = await self._sandbox.way_out.open(self._outlet, self._sandbox, lasting=True)
+            egress = {"tunnels": tunnels, "env": dict(self._outlet.environment)}
+        report = await self._ask(
+            "start", command=list(operation.command), cwd=cwd, env=environment, egress=egress
+        )
         return parse(OneReport, report).process.id
 
     async def _poll(

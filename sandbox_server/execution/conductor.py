@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from sandbox_server.engines.profile import Profile
-from sandbox_server.errors import ConfigError, SandboxLost
+from sandbox_server.errors import SandboxLost
 from sandbox_server.execution.api import Caller, OnEvent
 from sandbox_server.execution.desk import SessionDesk, in_turn
-from sandbox_server.execution.egress import Egress, EgressAccess, Outlet
+from sandbox_server.execution.egress import Outlet
 from sandbox_server.execution.grants import Grant
 from sandbox_server.execution.installs import install_for_session, run_job
 from sandbox_server.execution.leftovers import leftovers, session_files, with_leftovers
@@ -25,6 +25,7 @@ from sandbox_server.execution.runs import Clock, job_for, result_of
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.execution.session import Session
 from sandbox_server.execution.store import Store
+from sandbox_server.execution.way_out import WaysOut
 
 _FRESH_TRIES = 3
 
@@ -32,24 +33,16 @@ _FRESH_TRIES = 3
 class Conductor:
     """The part of the manager that takes a sandbox, runs in it and lets it go."""
 
-    def __init__(self, pools: Pools, desk: SessionDesk, store: Store, egress: Egress | None) -> None:
+    def __init__(self, pools: Pools, desk: SessionDesk, store: Store, ways_out: WaysOut) -> None:
         self._pools = pools
         self._desk = desk
         self._store = store
-        self._egress = egress
+        self._ways_out = ways_out
         desk.install = self._install
 
     def _outlet(self, sandbox: Sandbox, request: RunRequest, grant: Grant, caller: Caller) -> Outlet | None:
         """The way out of a run. Raises ConfigError if it should have one that there is not."""
-        profile = request.egress or grant.egress
-        if profile is None:
-            return None
-        if self._egress is None:
-            raise ConfigError(
-                f"the policy grants the egress profile '{profile}', but this server lets nothing out",
-                hint="nothing was run; the operator must set up egress or take it out of the policy",
-            )
-        return sandbox.way_out.outlet(self._egress, EgressAccess(profile, caller.principal, caller.who))
+        return self._ways_out.of(sandbox, request.egress or grant.egress, caller.principal, caller.who)
 
     async def _install(
         self, sandbox: Sandbox, wanted: SessionRequest, grant: Grant, caller: Caller

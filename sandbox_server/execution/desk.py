@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 
 from sandbox_server.engines.profile import Profile
-from sandbox_server.errors import Busy, InvalidRequest, LimitExceeded, NotFound, SandboxLost
+from sandbox_server.errors import Busy, InvalidRequest, LimitExceeded, NotFound, PolicyDenied, SandboxLost
 from sandbox_server.execution.api import Caller, OnEvent
 from sandbox_server.execution.grants import Grant, Rights, Sizing
 from sandbox_server.execution.installs import check_packages, told
@@ -21,7 +21,7 @@ from sandbox_server.execution.models import (
 )
 from sandbox_server.execution.pool import Pools
 from sandbox_server.execution.quota import Underway
-from sandbox_server.execution.regranting import fits, retained
+from sandbox_server.execution.regranting import fits, retained, way_out_now
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.execution.session import Session
 from sandbox_server.execution.sessions import Sessions
@@ -57,7 +57,12 @@ class SessionDesk:
         with self.underway(caller):
             self.check_room(caller.principal)
             session = Session(
-                profile, caller.principal, idle=self._sizing.session_idle, ttl=ttl, explicit=True
+                profile,
+                caller.principal,
+                grant.egress,
+                idle=self._sizing.session_idle,
+                ttl=ttl,
+                explicit=True,
             )
             session.who = caller.who
             self.registry.add(session)
@@ -246,21 +251,44 @@ class SessionDesk:
         if session is not None and (sandbox := session.lose("another caller needed its place")):
             self._pools.discard(sandbox)
 
-    def check_language(self, grant: Grant, session: Session, caller: Caller) -> None:
-        """Raises InvalidRequest for a language that the session's image does not have."""
+    def check_language(self, grant: Grant, egress: str | None, session: Session, caller: Caller) -> None:
+        """Raises InvalidRequest for a language that the session's image does not have, or that the policy
+        gives another way out: in a sandbox there is only one."""
         if not _fits(grant, session.profile):
-            names = self._languages(session.profile, caller)
+            names = self._languages(session, caller)
             raise InvalidRequest(
                 f"{grant.language.name} does not run in a session with image '{session.profile.image}', "
                 f"which runs {', '.join(names)}",
                 hint=f"nothing was run; create a session with language {grant.language.name}",
             )
+        if egress != session.egress:
+            raise InvalidRequest(
+                f"{grant.language.name} does not run in a session whose egress profile is "
+                f"{session.egress or 'none'}: its own is {egress or 'none'}",
+                hint=f"nothing was run; create a session with language {grant.language.name}",
+            )
+
+    def check_way_out(self, session: Session, caller: Caller) -> None:
+        """Raises PolicyDenied if the session has a way out that its caller, by now, is not granted."""
+        granted = {grant.egress for grant in self.rights(caller).languages.values()}
+        if session.egress is not None and session.egress not in granted:
+            raise PolicyDenied(
+                f"this session has the egress profile {session.egress}, which the policy does not grant you",
+                rule="code.egress",
+                hint="nothing was run; create another session",
+            )
 
     def regrant(self, rights_of: Callable[[object], Rights]) -> None:
         """End the sessions whose callers no longer have a right to them; the others go on as they are."""
         for session in self.registry.all():
-            profile = retained(session.profile, rights_of(session.who), own=not session.explicit)
-            if profile is None or not self.registry.rekey(session, profile):
+            rights = rights_of(session.who)
+            egress = way_out_now(session.profile, session.egress, rights)
+            profile = retained(session.profile, egress, rights, own=not session.explicit)
+            if egress != session.egress:
+                session.egress = egress
+                if session.sandbox:
+                    session.sandbox.way_out.forget()
+            if profile is None or not self.registry.rekey(session, profile, egress):
                 self.lost(session, f"{_CHANGED} and no longer grants it; variables and files are gone")
             elif not fits(session.profile, profile):
                 session.profile = profile
@@ -276,7 +304,7 @@ class SessionDesk:
         return SessionView(
             info=session.info(state, note),
             image=session.profile.image,
-            languages=self._languages(session.profile, caller),
+            languages=self._languages(session, caller),
             limits=session.profile.limits,
             age=time.monotonic() - session.created,
             running=session.lock.locked(),
@@ -290,9 +318,13 @@ class SessionDesk:
         note = "a call was cancelled; the next result says whether variables are gone"
         return self.view(session, "kept", note if session.interrupted else "", caller)
 
-    def _languages(self, profile: Profile, caller: Caller) -> tuple[str, ...]:
+    def _languages(self, session: Session, caller: Caller) -> tuple[str, ...]:
         granted = self.rights(caller).languages
-        return tuple(name for name, grant in granted.items() if _fits(grant, profile))
+        return tuple(
+            name
+            for name, grant in granted.items()
+            if _fits(grant, session.profile) and grant.egress == session.egress
+        )
 
     def _ttl(self, asked: float | None) -> float:
         most = self._sizing.session_ttl

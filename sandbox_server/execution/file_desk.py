@@ -61,8 +61,10 @@ class FileDesk:
         granted = self._sessions.rights(caller).languages
         language = _FIRST if _FIRST in granted else next(iter(granted), _FIRST)
         if handle is None and caller.connection is not None:
-            profile = self._sessions.grant(language, caller).profile
-            return self._sessions.registry.of(caller.principal, caller.connection, profile, caller.who)
+            grant = self._sessions.grant(language, caller)
+            return self._sessions.registry.of(
+                caller.principal, caller.connection, grant.profile, grant.egress, caller.who
+            )
         if handle is None:
             request = SessionRequest(language=language)
             made = await self._sessions.create(request, caller=caller, on_event=on_event)

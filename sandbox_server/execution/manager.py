@@ -34,6 +34,7 @@ from sandbox_server.execution.resources import Resources
 from sandbox_server.execution.runs import Clock, check_reuse, effective_limits
 from sandbox_server.execution.session import Session
 from sandbox_server.execution.store import Store
+from sandbox_server.execution.way_out import WaysOut
 
 _log = logging.getLogger(__name__)
 
@@ -63,9 +64,10 @@ class Manager:
         self._underway = Underway(sizing.runs_per_principal)
         self._desk = SessionDesk(self._pools, Rights(dict(grants)), sizing, self._underway)
         self._files = FileDesk(self._desk)
-        self._processes = ProcessDesk(self._desk, self._files)
+        ways_out = WaysOut(egress)
+        self._processes = ProcessDesk(self._desk, self._files, ways_out)
         self._store = store or Store(total=sizing.store, ttl=sizing.store_ttl)
-        self._conductor = Conductor(self._pools, self._desk, self._store, egress)
+        self._conductor = Conductor(self._pools, self._desk, self._store, ways_out)
         self._resources = Resources(self._store, self._desk.registry)
         self._stack = AsyncExitStack()
         self._swept = False
@@ -197,7 +199,7 @@ class Manager:
         request = replace(request, limits=limits, files=files)
         on_event = _quiet(on_event)
         with self._desk.underway(caller):
-            place = self._session(session, grant, caller)
+            place = self._session(session, grant, request.egress or grant.egress, caller)
             if place is None:
                 return await self._conductor.run_once(request, grant, caller, clock, on_event)
             return await self._conductor.run_in_session(request, grant, clock, place, caller, on_event)
@@ -207,15 +209,17 @@ class Manager:
     ) -> FileAnswer:
         return await self._files.perform(operation, caller, session)
 
-    def _session(self, handle: str | None, grant: Grant, caller: Caller) -> Session | None:
+    def _session(
+        self, handle: str | None, grant: Grant, egress: str | None, caller: Caller
+    ) -> Session | None:
         """Where to run: the session of that handle, the connection's own, or none."""
         if handle is not None:
             session = self._desk.find(handle, caller)
-            self._desk.check_language(grant, session, caller)
+            self._desk.check_language(grant, egress, session, caller)
             return session
         if caller.connection is None:
             return None
-        return self._desk.registry.of(caller.principal, caller.connection, grant.profile, caller.who)
+        return self._desk.registry.of(caller.principal, caller.connection, grant.profile, egress, caller.who)
 
 
 def _quiet(on_event: OnEvent) -> OnEvent:

@@ -8,16 +8,27 @@ from sandbox_server.engines.profile import Profile, SandboxLimits
 from sandbox_server.execution.grants import Grant, Rights
 
 
-def retained(profile: Profile, rights: Rights, *, own: bool) -> Profile | None:
-    """What a session with `profile` is to have now; None if its caller has no right to any such. One that is
-    a connection's `own` has what the policy says, one that a caller has made what it was made with."""
-    alike = [grant for grant in rights.languages.values() if _kind(grant.profile) == _kind(profile)]
+def way_out_now(profile: Profile, egress: str | None, rights: Rights) -> str | None:
+    """Which way out a session with `profile` is to have now: its own, if that is still granted."""
+    granted = [grant.egress for grant in _alike(profile, rights)]
+    return egress if egress in granted else next(iter(granted), None)
+
+
+def retained(profile: Profile, egress: str | None, rights: Rights, *, own: bool) -> Profile | None:
+    """What a session with `profile` is to have now, its way out being `egress`; None if its caller has no right
+    to any such. One that is a connection's `own` has what the policy says, one that a caller has made what it
+    was made with."""
+    alike = [grant for grant in _alike(profile, rights) if grant.egress == egress]
     if own:
         profiles = [grant.profile for grant in alike]
         return next((each for each in profiles if fits(profile, each)), None) or next(iter(profiles), None)
     if any(_may_be_made(profile, grant) for grant in alike):
         return replace(profile, revision=alike[0].profile.revision)
     return None
+
+
+def _alike(profile: Profile, rights: Rights) -> list[Grant]:
+    return [grant for grant in rights.languages.values() if _kind(grant.profile) == _kind(profile)]
 
 
 def fits(old: Profile, new: Profile) -> bool:

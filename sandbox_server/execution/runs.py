@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from sandbox_server.engines.profile import Profile
-from sandbox_server.errors import ConfigError, InvalidRequest, LimitExceeded, PolicyDenied
+from sandbox_server.errors import InvalidRequest, LimitExceeded, PolicyDenied
 from sandbox_server.execution.api import Caller
 from sandbox_server.execution.capture import Overflow, RunCapture
 from sandbox_server.execution.grants import Grant
@@ -66,13 +66,6 @@ def effective_limits(asked: RunLimits, grant: Grant) -> RunLimits:
 
 
 def job_for(request: RunRequest, grant: Grant, *, keep: bool) -> Job:
-    """Raises ConfigError for a run that is to get out of a sandbox which can't open a network socket. The
-    loader refuses roles that go together so, but not what several rules for one token may add up to."""
-    if grant.profile.seccomp == "strict" and (request.egress or grant.egress):
-        raise ConfigError(
-            "the policy grants egress together with seccomp: strict, which allows no network socket",
-            hint="nothing was run; the operator must give no principal both",
-        )
     language = grant.language
     build = language.build + (language.build_cell if keep and language.build else ())
     return Job(

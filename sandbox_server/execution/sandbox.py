@@ -209,7 +209,7 @@ class Sandbox:
         try:
             message = encode_run(job, tunnels=tunnels, hints=outlet.environment if outlet else None)
         except LimitExceeded:
-            self.way_out.shut()
+            self.way_out.rest()
             raise
         self.clean = False
         number, channel = self._open(capture, on_event)
@@ -237,7 +237,7 @@ class Sandbox:
                     await self._stop(number, channel, gently=job.keep)
             raise
         finally:
-            self.way_out.shut()
+            self.way_out.rest()
             del self._channels[number]
         return (await self._conclude(channel, cause, begin)).naming(job.files_out)
 
@@ -343,6 +343,7 @@ class Sandbox:
             raise SandboxLost(
                 "the sandbox was lost while it was reset", hint="create another session; its files are gone"
             )
+        self.way_out.shut()
 
     async def scrub(self) -> bool:
         """Make it as it was before its first run. Whether that is proved: if not, nobody may use it again."""

@@ -24,6 +24,7 @@ class Session:
 
     A connection's own session outlives its sandbox: the next call begins anew and says so. An
     `explicit` one, which a caller made and has the handle (`id`) of, ends with its sandbox.
+    `egress` is the way out that all in it have, by the policy's name; None: none.
     `idle` and `ttl` in seconds; `deadline` by the monotonic clock. `loss` is what the next result
     must say, because no result has said it yet; `interrupted` that nobody got the last one.
     `opening` while a sandbox is on its way, `closed` once nobody may use it any more.
@@ -31,6 +32,7 @@ class Session:
 
     profile: Profile
     principal: str = ANONYMOUS
+    egress: str | None = None
     idle: float = 900.0
     ttl: float = 4 * 3600.0
     explicit: bool = False

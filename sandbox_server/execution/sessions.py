@@ -1,7 +1,7 @@
 """All sessions: who has which, how many there may be, and what became of those that have ended.
 
-A connection has one session per profile, so languages that the policy gives the same image and
-limits share their files. Every session belongs to one principal. A handle of somebody else gets
+A connection has one session per profile and way out, so languages that the policy gives the same image,
+limits and egress share their files. Every session belongs to one principal. A handle of somebody else gets
 the very same answer as one that never existed.
 """
 
@@ -36,7 +36,7 @@ class Sessions:
     def __init__(self, sizing: Sizing) -> None:
         self._sizing = sizing
         self._by_id: dict[str, Session] = {}
-        self._by_connection: dict[tuple[str, str, Profile], Session] = {}
+        self._by_connection: dict[tuple[str, str, Profile, str | None], Session] = {}
         self._ended: OrderedDict[str, _Ended] = OrderedDict()
         self._closed: OrderedDict[str, None] = OrderedDict()
 
@@ -73,10 +73,10 @@ class Sessions:
     def all(self) -> list[Session]:
         return list(self._by_id.values())
 
-    def rekey(self, session: Session, profile: Profile) -> bool:
-        """From now on a connection's own is found by this profile, unless another has it already."""
+    def rekey(self, session: Session, profile: Profile, egress: str | None) -> bool:
+        """From now on a connection's own is found by these, unless another has them already."""
         for key in [key for key, each in self._by_connection.items() if each is session]:
-            wanted = (*key[:2], profile)
+            wanted = (*key[:2], profile, egress)
             if self._by_connection.setdefault(wanted, session) is not session:
                 return False
             if wanted != key:
@@ -85,18 +85,26 @@ class Sessions:
 
     # --- finding
 
-    def of(self, principal: str, connection: str, profile: Profile, who: object = None) -> Session:
-        """The session of a connection for a profile; made, without a sandbox yet, if need be.
+    def of(
+        self,
+        principal: str,
+        connection: str,
+        profile: Profile,
+        egress: str | None = None,
+        who: object = None,
+    ) -> Session:
+        """The session of a connection for a profile and a way out; made, without a sandbox yet, if need be.
 
         Raises NotFound if the connection has ended: nobody would ever close what a late call began."""
         if connection in self._closed:
             raise NotFound("the connection of this call has ended", hint="nothing was run; connect again")
         # The principal, too: whoever gets hold of a connection must not get its owner's session.
-        key = principal, connection, profile
+        key = principal, connection, profile, egress
         session = self._by_connection.get(key)
         if session is None:
             sizing = self._sizing
-            session = Session(profile, principal, idle=sizing.session_idle, ttl=sizing.session_ttl)
+            idle, ttl = sizing.session_idle, sizing.session_ttl
+            session = Session(profile, principal, egress, idle=idle, ttl=ttl)
             self._by_connection[key] = self._by_id[session.id] = session
         session.who = who
         return session

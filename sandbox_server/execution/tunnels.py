@@ -126,7 +126,7 @@ class Tunnel(ByteStream):
 
 
 class Tunnels:
-    """All tunnels of one sandbox. `outlet` serves them while a run that has one goes on."""
+    """All tunnels of one sandbox. One outlet serves them between `begin` and `shut`."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -145,12 +145,14 @@ class Tunnels:
 
     def begin(self, outlet: Outlet) -> int:
         """From now on, until `shut`, the runner may accept. Returns how many at once."""
-        self._outlet, self._most = outlet, max(1, outlet.tunnels)
-        return self._most
+        self._outlet, most = outlet, max(1, outlet.tunnels)
+        # What it was told before may still hold when its next connection comes.
+        self._most = max(self._most, most)
+        return most
 
     def shut(self) -> None:
-        """The run is over: nobody uses its connections any more."""
-        self._outlet = None
+        """Nobody uses its connections any more."""
+        self._outlet, self._most = None, 0
         for tunnel in self._open.values():
             tunnel.scope.cancel()
 
@@ -173,7 +175,7 @@ class Tunnels:
 
     def _accept(self, number: int) -> None:
         if self._outlet is None or self._tasks is None:
-            raise wire.WireError("a connection although no run has a way out")
+            raise wire.WireError("a connection although nothing has a way out")
         if number <= self._last or len(self._open) >= self._most:
             raise wire.WireError("one tunnel too many")
         self._last = number

@@ -14,6 +14,7 @@ from sandbox_server.access.egress.trust import sandbox_bundle
 from sandbox_server.engines.base import Owner
 from sandbox_server.engines.docker import DockerEngine
 from sandbox_server.engines.docker.images import open_images
+from sandbox_server.engines.profile import SandboxLimits
 from sandbox_server.execution.grants import Sizing
 from sandbox_server.execution.manager import Manager
 from sandbox_server.images.build import build
@@ -46,6 +47,8 @@ async def open_egress(directory: Path) -> AsyncIterator[Egress]:
             if name in ("python", "bash", "javascript")
         }
         inside = {"python-inside": grants()["python"]}
+        few = replace(grants()["python"].profile, limits=SandboxLimits(open_files=120))
+        out["python-few"] = replace(out["python"], profile=few)
         async with Manager(engine, out | inside, Sizing(warm=1), egress=world.gateway) as manager:
             lab = Lab(manager, instance)
             yield Egress(lab, world)

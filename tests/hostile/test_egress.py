@@ -45,10 +45,7 @@ async def place(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def egress(place: Egress) -> Egress:
     """With no rules, names or records left of the test before."""
-    world = place.world
-    for each in (world.rules, world.names, world.asked, world.lookups, world.dialled, world.records):
-        each.clear()
-    world.limits = EgressLimits()
+    place.world.clear()
     return place
 
 

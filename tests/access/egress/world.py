@@ -106,6 +106,12 @@ class World:
         )
         self.outlet: Outlet = self.gateway.outlet(ACCESS)
 
+    def clear(self) -> None:
+        """No rules, names or records any more."""
+        for each in (self.rules, self.names, self.asked, self.lookups, self.dialled, self.records):
+            each.clear()
+        self.limits = EgressLimits()
+
     def allow(self, host: str, port: int, **changes: Any) -> None:
         self.rules[host, port] = grant(**changes)
         self.names.setdefault(host, [["127.0.0.1"]])
