@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Final
 
 from sandbox_server.access.egress.models import Connect, ConnectionRecord
@@ -56,7 +56,7 @@ class EgressRules:
         """After its end: counted, and recorded."""
         quota = self._gate.current.effective(record.who).quotas
         self._gate.quotas.charge_bytes(record.principal, quota, record.bytes_out)
-        fields_ = {name: value for name, value in asdict(record).items() if name != "who"}
+        fields_ = {each.name: getattr(record, each.name) for each in fields(record) if each.name != "who"}
         who = record.who
         fields_["principal"] = {
             "sub": who.sub if isinstance(who, Principal) else record.principal,
