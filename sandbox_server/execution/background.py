@@ -120,6 +120,12 @@ class ProcessDesk:
         on_event: OnEvent,
     ) -> models.ProcessAnswer:
         self._check(operation, caller, session)
+        with self._sessions.other(caller):
+            return await self._perform(operation, caller, session, on_event)
+
+    async def _perform(
+        self, operation: models.ProcessOperation, caller: Caller, session: str | None, on_event: OnEvent
+    ) -> models.ProcessAnswer:
         async with self._files.lent(caller, session, on_event) as own:
             sandbox = await self._sandbox(operation, own, caller, on_event)
             own.used = time.monotonic()

@@ -164,9 +164,13 @@ class SessionDesk:
             raise InvalidRequest(f"unknown language '{language[:40]}'", hint=f"one of: {', '.join(known)}")
         return known[language]
 
-    def underway(self, caller: Caller) -> AbstractContextManager[None]:
-        """One more call of the caller's. Raises Busy."""
-        return self._underway.one(caller.principal, self.rights(caller).runs)
+    def underway(self, caller: Caller, size: int = 0) -> AbstractContextManager[None]:
+        """One more run of the caller's, or what takes a sandbox as one does. Raises Busy."""
+        return self._underway.one(caller.principal, self.rights(caller).runs, size)
+
+    def other(self, caller: Caller, size: int = 0) -> AbstractContextManager[None]:
+        """One more call of the caller's that is no run. Raises Busy."""
+        return self._underway.other(caller.principal, size)
 
     def find(self, handle: str, caller: Caller) -> Session:
         """One of the caller's. Raises NotFound, which says so if it is over."""

@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 from sandbox_server.execution import file_rights
 from sandbox_server.execution.api import Caller, OnEvent
 from sandbox_server.execution.desk import SessionDesk, in_turn
-from sandbox_server.execution.file_models import FileAnswer, FileOperation
+from sandbox_server.execution.file_models import FileAnswer, FileOperation, size_of
 from sandbox_server.execution.files import Files
 from sandbox_server.execution.models import RunEvent, SessionRequest
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.execution.session import Session
+from sandbox_server.guards.files import FileRules
 
 _FIRST = "python"
 """The language whose session files belong to when nobody names one."""
@@ -31,6 +32,12 @@ class FileDesk:
 
     async def perform(self, operation: FileOperation, caller: Caller, handle: str | None) -> FileAnswer:
         rules = self._sessions.rights(caller).files
+        with self._sessions.other(caller, size_of(operation)):
+            return await self._perform(operation, caller, handle, rules)
+
+    async def _perform(
+        self, operation: FileOperation, caller: Caller, handle: str | None, rules: FileRules | None
+    ) -> FileAnswer:
         async with self.lent(caller, handle) as session:
             sandbox = await self.sandbox_of(session)
             session.used = time.monotonic()

@@ -138,6 +138,17 @@ FileOperation = (
 )
 
 
+def size_of(operation: FileOperation) -> int:
+    """Bytes, nearly, that a call keeps in our memory until it ends."""
+    match operation:
+        case WriteFile(content=content):
+            return len(content)
+        case EditFile(edits=edits):
+            return sum(len(edit.old) + len(edit.new) for edit in edits)
+        case _:
+            return 0
+
+
 @dataclass(frozen=True, slots=True)
 class FileContent:
     """`offset` is where `data` begins, `size` that of the whole file. `total_lines` is known when

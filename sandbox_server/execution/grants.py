@@ -55,9 +55,10 @@ class Sizing:
 
     `warm` sandboxes wait per profile. `sandboxes` caps all that exist at once (warm, busy and
     in sessions) and `memory` the sum of their limits: admission is decided before creation.
-    `runs_per_principal` counts calls that wait, too. A sandbox that is used again is so for at most
-    `reuse_uses` runs and is not kept for longer than `reuse_idle`; a principal may have `reuse_each` of them
-    waiting, and all together no more than half of `sandboxes`.
+    `runs_per_principal` counts calls that wait, too, `others_per_principal` those that are no runs; `held` is
+    how many bytes all of them may have brought together, a quarter of it those of one. A sandbox that is used
+    again is so for at most `reuse_uses` runs and is not kept for longer than `reuse_idle`; a principal may
+    have `reuse_each` of them waiting, and all together no more than half of `sandboxes`.
     """
 
     warm: int = 2
@@ -67,6 +68,8 @@ class Sizing:
     queue: int = 64
     queue_wait: float = 30.0
     runs_per_principal: int = 32
+    others_per_principal: int = 64
+    held: int = 256 * 1024**2
     sessions: int = 8
     sessions_per_principal: int = 8
     session_idle: float = 900.0

@@ -31,7 +31,7 @@ from sandbox_server.execution.paths import workspace_path
 from sandbox_server.execution.pool import Pools
 from sandbox_server.execution.quota import Underway
 from sandbox_server.execution.resources import Resources
-from sandbox_server.execution.runs import Clock, check_reuse, effective_limits
+from sandbox_server.execution.runs import Clock, check_reuse, effective_limits, size_of
 from sandbox_server.execution.session import Session
 from sandbox_server.execution.store import Store
 from sandbox_server.execution.way_out import WaysOut
@@ -61,8 +61,8 @@ class Manager:
         profiles = dict.fromkeys(grant.profile for grant in grants.values())
         longest = max((grant.ceiling.wall for grant in grants.values()), default=0.0)
         self._pools = Pools(engine, profiles, sizing, longest_run=longest)
-        self._underway = Underway(sizing.runs_per_principal)
-        self._desk = SessionDesk(self._pools, Rights(dict(grants)), sizing, self._underway)
+        underway = Underway(sizing.runs_per_principal, others=sizing.others_per_principal, held=sizing.held)
+        self._desk = SessionDesk(self._pools, Rights(dict(grants)), sizing, underway)
         self._files = FileDesk(self._desk)
         ways_out = WaysOut(egress)
         self._processes = ProcessDesk(self._desk, self._files, ways_out)
@@ -198,7 +198,7 @@ class Manager:
         files = tuple(replace(file, path=workspace_path(file.path)) for file in request.files)
         request = replace(request, limits=limits, files=files)
         on_event = _quiet(on_event)
-        with self._desk.underway(caller):
+        with self._desk.underway(caller, size_of(request)):
             place = self._session(session, grant, request.egress or grant.egress, caller)
             if place is None:
                 return await self._conductor.run_once(request, grant, caller, clock, on_event)

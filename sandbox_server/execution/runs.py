@@ -41,6 +41,12 @@ def capture_for(limits: RunLimits, overflow: Callable[[StreamName], Overflow] | 
     return RunCapture(limits.output, limits.output_total, limits.display_total, overflow)
 
 
+def size_of(request: RunRequest) -> int:
+    """Bytes, nearly, that a call keeps in our memory until it ends."""
+    texts = len(request.code) + sum(map(len, request.args))
+    return texts + len(request.stdin) + sum(len(file.content) for file in request.files)
+
+
 def effective_limits(asked: RunLimits, grant: Grant) -> RunLimits:
     """What the caller may choose (`wall`, `output`) within the ceiling; the rest is the policy's.
 

@@ -45,7 +45,7 @@ async def cancelled_after(moments: int, engine: FakeEngine, how: str) -> list[ob
         health = await manager.health()
         assert health["sandboxes"] == health["warm"] + health["spare"] == engine.live
         assert (health["waiting"], health["sessions"]) == (0, 0)
-        assert len(manager._underway) == 0
+        assert len(manager._desk._underway) == 0
     return endings
 
 

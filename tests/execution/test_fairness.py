@@ -5,16 +5,20 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from collections import Counter
+from functools import partial
 
 import anyio
 import pytest
 
 from sandbox_server.engines.fake import FakeEngine
+from sandbox_server.engines.profile import MIB
 from sandbox_server.errors import Busy
 from sandbox_server.execution.api import Caller
+from sandbox_server.execution.file_models import WriteFile, Written
 from sandbox_server.execution.manager import Manager
-from sandbox_server.execution.models import Queued, RunEvent
+from sandbox_server.execution.models import InputFile, Queued, RunEvent
 from sandbox_server.execution.pool import Pools
+from sandbox_server.execution.process_models import ListProcesses
 from sandbox_server.execution.queue import FairQueue, Waiter, longest_line
 from sandbox_server.execution.quota import Underway
 from tests.execution.support import Callers, ignore, managed, nothing_left, pooled, request, run
@@ -166,6 +170,48 @@ async def test_a_principal_has_only_so_many_runs_under_way(engine: FakeEngine) -
 
 async def _wait(manager: Manager) -> None:
     await manager.run(request("wait"), caller=Caller("ann"), on_event=ignore)
+
+
+async def test_calls_that_wait_hold_only_so_many_bytes(engine: FakeEngine) -> None:
+    """Of one session, which they wait for in line: 32 with 16 MiB each were half a gigabyte."""
+    piece = (InputFile("a", bytes(MIB - 1024)),)
+    async with managed(engine, held=8 * MIB) as manager, anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(partial(run, manager, "wait", principal="ann", on="c", files=piece))
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(Busy, match="bytes") as busy:
+            await run(manager, "out hi", principal="ann", on="d", files=piece)
+        assert busy.value.retry_after > 0
+        assert (await run(manager, "out hi", principal="ann", on="d")).outcome == "ok"  # hardly any
+        assert (await run(manager, "out hi", principal="bea", files=piece)).outcome == "ok"
+        with pytest.raises(Busy, match="bytes"):
+            await manager.files(WriteFile("a", bytes(MIB)), caller=Caller("ann", "d"))
+        tasks.cancel_scope.cancel()
+
+
+async def test_one_call_alone_may_be_as_large_as_calls_can_be(engine: FakeEngine) -> None:
+    large = (InputFile("a", bytes(9 * MIB)),)
+    async with managed(engine, held=8 * MIB) as manager:
+        for _ in range(2):
+            assert (await run(manager, "out hi", files=large)).outcome == "ok"
+
+
+async def test_a_principal_has_only_so_many_other_calls_under_way(engine: FakeEngine) -> None:
+    """Those that are no runs: they don't wait for runs, but for a place on the wire."""
+    engine.gate = anyio.Event()
+    async with managed(engine, others_per_principal=2) as manager, anyio.create_task_group() as tasks:
+        caller = Caller("ann", "c")
+        for _ in range(2):
+            tasks.start_soon(partial(manager.files, WriteFile("a", b"abc"), caller=caller))
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(Busy, match="2 calls of yours"):
+            await manager.files(WriteFile("a", b"abc"), caller=caller)
+        with pytest.raises(Busy, match="2 calls of yours"):
+            await manager.processes.perform(ListProcesses(), caller=caller, on_event=ignore)
+        engine.gate.set()
+        assert (await run(manager, "out hi", principal="ann", on="c")).outcome == "ok"
+        await anyio.wait_all_tasks_blocked()
+        assert (await manager.files(WriteFile("a", b"abc"), caller=caller)).result == Written(3)
 
 
 def test_the_count_of_runs_goes_down_however_they_end() -> None:
