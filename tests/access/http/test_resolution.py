@@ -207,7 +207,7 @@ async def test_a_resolver_that_hangs_costs_a_bounded_number_of_threads(
             try:
                 assert await resolver.resolve(HOST, 80) == []
                 break
-            except Busy:
+            except (Busy, UpstreamUnreachable):  # a thread may need its 20 ms to begin with
                 await anyio.lowlevel.checkpoint()
 
 
