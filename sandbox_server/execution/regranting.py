@@ -15,9 +15,9 @@ def way_out_now(profile: Profile, egress: str | None, rights: Rights) -> str | N
 
 
 def retained(profile: Profile, egress: str | None, rights: Rights, *, own: bool) -> Profile | None:
-    """What a session with `profile` is to have now, its way out being `egress`; None if its caller has no right
-    to any such. One that is a connection's `own` has what the policy says, one that a caller has made what it
-    was made with."""
+    """What a session with `profile` is to have now, its way out being `egress`; None if its caller has no
+    right to any such. One that is a connection's `own` has what the policy says, one that a caller has made
+    what it was made with."""
     alike = [grant for grant in _alike(profile, rights) if grant.egress == egress]
     if own:
         profiles = [grant.profile for grant in alike]

@@ -82,14 +82,17 @@ async def test_cpu_time_is_reserved_for_a_run_and_given_back_but_for_what_it_use
 
 
 async def test_no_more_calls_are_under_way_than_the_policy_says(tmp_path: Path) -> None:
-    async with place(tmp_path, policy("{concurrent: 1}")) as here, here.client("2026-07-28") as client:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(client.call_tool, "code_execution", {"code": "hang"})
-            await anyio.wait_all_tasks_blocked()
-            while not here.engine.live:  # noqa: ASYNC110 - the run is on its way
-                await anyio.sleep(0.005)
-            refused = await refusal(client, "code_execution", code="out hi")
-            tasks.cancel_scope.cancel()
+    async with (
+        place(tmp_path, policy("{concurrent: 1}")) as here,
+        here.client("2026-07-28") as client,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(client.call_tool, "code_execution", {"code": "hang"})
+        await anyio.wait_all_tasks_blocked()
+        while not here.engine.live:  # noqa: ASYNC110 - the run is on its way
+            await anyio.sleep(0.005)
+        refused = await refusal(client, "code_execution", code="out hi")
+        tasks.cancel_scope.cancel()
     assert refused["code"] == "busy"
     assert "1 runs of yours" in refused["message"]
 
