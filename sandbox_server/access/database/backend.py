@@ -40,13 +40,16 @@ class Backend(Protocol):
 class Lease:
     """A connection of one call. One that is in doubt is not used again."""
 
-    def __init__(self, connection: AsyncConnection, driver: Any) -> None:
+    def __init__(self, connection: AsyncConnection, driver: Any, cut: Callable[[Any], None]) -> None:
         self._connection = connection
+        self._cut = cut
         self.driver = driver
         self.in_doubt = True
 
     async def end(self) -> None:
         if self.in_doubt:
+            # Without a word: SQLAlchemy would say goodbye first, to a server that may be silent.
+            self._cut(self.driver)
             await self._connection.invalidate()
         await self._connection.close()
 
@@ -55,10 +58,20 @@ class Pool:
     """At most `limits.connections`, opened when they are needed. SQLAlchemy keeps the idle ones.
 
     Its own code runs shielded: a cancellation in the middle of its book-keeping would lose connections.
+    `cut` ends a connection at once, without asking its server.
     """
 
-    def __init__(self, url: str, opener: Callable[[], Awaitable[Any]], limits: DatabaseLimits) -> None:
+    def __init__(
+        self,
+        url: str,
+        opener: Callable[[], Awaitable[Any]],
+        cut: Callable[[Any], None],
+        limits: DatabaseLimits,
+    ) -> None:
         self._limits = limits
+        self._cut = cut
+        self._idle: set[Any] = set()
+        self._generation = 0
         self._closed = False
         self._places = anyio.Semaphore(limits.connections)
         self.engine = create_async_engine(
@@ -82,11 +95,15 @@ class Pool:
             # Twice: SQLAlchemy asks a few questions of its own on the first connection.
             with anyio.fail_after(2 * self._limits.connect, shield=True):
                 connection = await self._connect()
-                lease = Lease(connection, (await connection.get_raw_connection()).driver_connection)
+                driver = (await connection.get_raw_connection()).driver_connection
+                lease, generation = Lease(connection, driver, self._cut), self._generation
+                self._idle.discard(driver)
             try:
                 yield lease
             finally:
-                lease.in_doubt = lease.in_doubt or self._closed
+                lease.in_doubt = lease.in_doubt or self._closed or generation != self._generation
+                if not lease.in_doubt:
+                    self._idle.add(driver)
                 with anyio.CancelScope(shield=True):
                     await lease.end()
         finally:
@@ -104,11 +121,16 @@ class Pool:
 
     async def forget_idle(self) -> None:
         """After one turned out to be dead, the others may be."""
+        self._generation += 1
+        idle, self._idle = self._idle, set()
+        for driver in idle:
+            self._cut(driver)
         with anyio.CancelScope(shield=True):
-            await self.engine.dispose()
+            await self.engine.dispose(close=False)
 
     async def aclose(self) -> None:
         """Idle connections go now, those in use when their calls end."""
         self._closed = True
         with anyio.move_on_after(CLEANUP, shield=True):
             await self.engine.dispose()
+        await self.forget_idle()

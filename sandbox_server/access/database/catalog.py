@@ -16,6 +16,7 @@ from sandbox_server.access.database import failures
 from sandbox_server.access.database.backend import Backend
 from sandbox_server.access.database.names import relation_key, sees_column, sees_relation
 from sandbox_server.access.database.settings import DatabaseSettings
+from sandbox_server.errors import DatabaseUnavailable
 from sandbox_server.guards.sql.models import SqlRules
 
 TTL = 60.0
@@ -62,21 +63,32 @@ class Catalogs:
     def __init__(self) -> None:
         self._known: dict[tuple[int, tuple[str, ...]], tuple[float, Catalog]] = {}
         self._locks: dict[int, anyio.Lock] = {}
+        self._failed: dict[int, float] = {}
 
     async def get(self, backend: Backend, settings: DatabaseSettings) -> Catalog:
-        """Raises DatabaseUnavailable."""
-        key = (id(backend), tuple(sorted(_schemas(settings.rules))))
+        """Raises DatabaseUnavailable: once for all who waited, not for one after the other."""
+        key, asked = (id(backend), tuple(sorted(_schemas(settings.rules)))), time.monotonic()
         async with self._locks.setdefault(id(backend), anyio.Lock()):
             known = self._known.get(key)
             if known is None or time.monotonic() - known[0] > TTL:
-                known = (time.monotonic(), await _read(backend, settings))
+                if self._failed.get(id(backend), 0.0) >= asked:
+                    raise _untold(settings)
+                known = (time.monotonic(), await self._read(backend, settings))
                 self._known[key] = known
         return known[1]
+
+    async def _read(self, backend: Backend, settings: DatabaseSettings) -> Catalog:
+        try:
+            return await _read(backend, settings)
+        except DatabaseUnavailable:
+            self._failed[id(backend)] = time.monotonic()
+            raise
 
     def forget(self, backend: Backend) -> None:
         for key in [key for key in self._known if key[0] == id(backend)]:
             del self._known[key]
         self._locks.pop(id(backend), None)
+        self._failed.pop(id(backend), None)
 
 
 async def _read(backend: Backend, settings: DatabaseSettings) -> Catalog:
@@ -85,7 +97,11 @@ async def _read(backend: Backend, settings: DatabaseSettings) -> Catalog:
             async with backend.engine.connect() as connection:
                 return await connection.run_sync(_reflect, settings.rules)
     except (SQLAlchemyError, OSError, TimeoutError):
-        raise failures.unavailable(settings.name, "does not tell its schema") from None
+        raise _untold(settings) from None
+
+
+def _untold(settings: DatabaseSettings) -> DatabaseUnavailable:
+    return failures.unavailable(settings.name, "does not tell its schema")
 
 
 def _reflect(connection: Connection, rules: SqlRules) -> Catalog:

@@ -99,7 +99,7 @@ class MariaDb:
     def __init__(self, settings: DatabaseSettings, url: URL) -> None:
         self._settings = settings
         self._url = url
-        self._pool = Pool("mysql+aiomysql://", self._open, settings.limits)
+        self._pool = Pool("mysql+aiomysql://", self._open, Bounded.abort, settings.limits)
 
     @property
     def engine(self) -> AsyncEngine:
@@ -120,13 +120,14 @@ class MariaDb:
         raise failures.unavailable(settings.name)
 
     async def _begin(self, driver: Bounded, statement: Statement) -> bool:
-        """False if the connection is dead."""
+        """False if the connection is dead, or its server silent."""
         most = statement.offset + statement.limit + 1
         try:
-            await driver.query(f"SET SESSION sql_select_limit={most}")
-            if statement.writes:
-                await driver.query("START TRANSACTION READ WRITE")
-        except (OSError, pymysql.err.InterfaceError, pymysql.err.OperationalError):
+            with anyio.fail_after(self._settings.limits.connect):
+                await driver.query(f"SET SESSION sql_select_limit={most}")
+                if statement.writes:
+                    await driver.query("START TRANSACTION READ WRITE")
+        except (OSError, TimeoutError, pymysql.err.InterfaceError, pymysql.err.OperationalError):
             driver.abort()
             return False
         return True
@@ -253,14 +254,18 @@ async def _change(driver: Bounded, statement: Statement, settings: DatabaseSetti
     else:
         collector, affected = Collector([], statement, settings.limits), driver.affected_rows()
     if affected > most:
-        with anyio.CancelScope(shield=True):
+        note = ""
+        with anyio.move_on_after(CLEANUP, shield=True):
             note = await _roll_back(driver)
         raise failures.too_many_rows(None if returning else affected, most, note)
-    with anyio.CancelScope(shield=True):  # a commit that was sent is not taken back
+    # A commit that was sent is not taken back, so it is waited for also after the call was cancelled.
+    with anyio.move_on_after(settings.limits.time + GRACE, shield=True) as waiting:
         try:
             await driver.query("COMMIT")
         except (OSError, pymysql.err.InterfaceError, pymysql.err.OperationalError):
             raise failures.undecided(settings.name) from None
+    if waiting.cancelled_caught:
+        raise failures.undecided(settings.name)
     return collector.rows(affected=affected)
 
 

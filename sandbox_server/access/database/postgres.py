@@ -44,7 +44,7 @@ class Postgres:
         self._settings = settings
         self._url = url
         self._pool = Pool(
-            "postgresql+asyncpg://?prepared_statement_cache_size=0", self._open, settings.limits
+            "postgresql+asyncpg://?prepared_statement_cache_size=0", self._open, _cut, settings.limits
         )
 
     @property
@@ -66,10 +66,12 @@ class Postgres:
         raise failures.unavailable(settings.name)
 
     async def _begin(self, lease: Lease, statement: Statement) -> bool:
-        """False if the connection is dead."""
+        """False if the connection is dead, or its server silent."""
         try:
-            await lease.driver.execute("BEGIN READ WRITE" if statement.writes else "BEGIN READ ONLY")
-        except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError):
+            with anyio.fail_after(self._settings.limits.connect):
+                await lease.driver.execute("BEGIN READ WRITE" if statement.writes else "BEGIN READ ONLY")
+        except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError):
+            _cut(lease.driver)
             return False
         return True
 
@@ -100,6 +102,8 @@ class Postgres:
 
     async def _leave(self, lease: Lease) -> None:
         """Nothing of a call is left to the next: neither its transaction nor its session's state."""
+        if lease.driver.is_closed():
+            return
         if self._settings.reset == "reconnect":
             return await _abandon(lease)
         with anyio.move_on_after(CLEANUP, shield=True):
@@ -167,6 +171,10 @@ def _tls(query: dict[str, Any]) -> Any:
     return mode
 
 
+def _cut(driver: asyncpg.Connection) -> None:
+    driver.terminate()
+
+
 async def _abandon(lease: Lease) -> None:
     """End a connection. Closing waits until the request to cancel what runs on it has reached the server."""
     lease.in_doubt = True
@@ -225,11 +233,14 @@ async def _change(driver: asyncpg.Connection, statement: Statement, settings: Da
         affected = int(number)
     if affected > limits.max_affected:
         raise failures.too_many_rows(None if columns else affected, limits.max_affected)
-    with anyio.CancelScope(shield=True):  # a commit that was sent is not taken back
+    # A commit that was sent is not taken back, so it is waited for also after the call was cancelled.
+    with anyio.move_on_after(limits.time + GRACE, shield=True) as waiting:
         try:
             await driver.execute("COMMIT")
         except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError):
             raise failures.undecided(settings.name) from None
+    if waiting.cancelled_caught:
+        raise failures.undecided(settings.name)
     return collector.rows(affected=affected)
 
 
