@@ -153,11 +153,11 @@ def test_roles_of_which_nothing_waits_warm_are_noted() -> None:
     principals = (
         "principals: [" + ", ".join(f"{{match: {{sub: s{n}}}, roles: [r{n}]}}" for n in range(3)) + "]\n"
     )
-    text = HEAD + principals + "roles:\n" + roles + "deployment:\n  warm: 2\n  sandboxes: {}\n"
+    text = HEAD + principals + "roles:\n" + roles + "deployment:\n  warm: 2\n  sandboxes: PLACES\n"
     # Python and bash have images of their own: six kinds, two of each.
-    assert found(text.format(24)) == []
-    assert found(text.format(23)) == [("cold-roles", 15)]
-    assert found(text.format(1).replace("warm: 2", "warm: 0")) == []
+    assert found(text.replace("PLACES", "24")) == []
+    assert found(text.replace("PLACES", "23")) == [("cold-roles", 16)]
+    assert found(text.replace("PLACES", "1").replace("warm: 2", "warm: 0")) == []
 
 
 def test_a_filter_that_gvisor_does_not_take_is_noted() -> None:
