@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import anyio
@@ -14,10 +13,9 @@ from anyio.abc import ByteStream
 from sandbox_server import wire
 from sandbox_server.engines.fake import FakeEngine
 from sandbox_server.errors import ConfigError
-from sandbox_server.execution.runs import job_for
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.wire import Frame, Type
-from tests.execution.support import GRANTS, PYTHON, capture, job, managed, opened, request, say, start
+from tests.execution.support import capture, job, managed, opened, request, say, start
 
 pytestmark = pytest.mark.anyio
 FIRST = wire.FIRST_TUNNEL
@@ -207,10 +205,3 @@ async def test_a_profile_that_nobody_serves_is_an_error_and_runs_nothing() -> No
         with pytest.raises(ConfigError, match="egress profile 'web'"):
             await manager.run(asked, caller=Caller(), on_event=lambda event: None)
         assert sum(container.runner.ran for container in engine.started) == 0
-
-
-def test_a_sandbox_without_network_sockets_is_given_no_way_out() -> None:
-    grant = replace(GRANTS["python"], profile=replace(PYTHON, seccomp="strict"))
-    assert job_for(request("out hi"), grant, keep=False).code == "out hi"
-    with pytest.raises(ConfigError, match="together with seccomp: strict"):
-        job_for(replace(request("out hi"), egress="web"), grant, keep=False)
