@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import anyio
@@ -14,11 +13,9 @@ from anyio.abc import ByteStream
 from sandbox_server import wire
 from sandbox_server.engines.fake import FakeEngine
 from sandbox_server.errors import ConfigError
-from sandbox_server.execution.api import Caller
-from sandbox_server.execution.manager import Manager
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.wire import Frame, Type
-from tests.execution.support import GRANTS, PYTHON, SIZING, capture, job, managed, opened, request, say, start
+from tests.execution.support import capture, job, managed, opened, request, say, start
 
 pytestmark = pytest.mark.anyio
 FIRST = wire.FIRST_TUNNEL
@@ -203,18 +200,8 @@ async def test_a_profile_that_nobody_serves_is_an_error_and_runs_nothing() -> No
     async with managed(engine) as manager:
         asked = request("out hi")
         asked = type(asked)(**{name: getattr(asked, name) for name in asked.__slots__} | {"egress": "web"})
+        from sandbox_server.execution.api import Caller
+
         with pytest.raises(ConfigError, match="egress profile 'web'"):
             await manager.run(asked, caller=Caller(), on_event=lambda event: None)
         assert sum(container.runner.ran for container in engine.started) == 0
-
-
-async def test_a_sandbox_without_network_sockets_is_given_no_way_out() -> None:
-    engine = FakeEngine()
-    grant = replace(GRANTS["python"], profile=replace(PYTHON, seccomp="strict"))
-    async with Manager(engine, {"python": grant}, SIZING) as manager:
-        asked = replace(request("out hi"), egress="web")
-        with pytest.raises(ConfigError, match="together with seccomp: strict"):
-            await manager.run(asked, caller=Caller(), on_event=lambda event: None)
-        assert sum(container.runner.ran for container in engine.started) == 0
-        result = await manager.run(request("out hi"), caller=Caller(), on_event=lambda event: None)
-        assert result.isolation.seccomp == "strict"

@@ -11,16 +11,17 @@ from anyio.abc import ByteStream
 
 from sandbox_server import wire
 from sandbox_server.engines.fake import FakeEngine
-from sandbox_server.errors import InvalidRequest, PolicyDenied
+from sandbox_server.errors import ConfigError, InvalidRequest, PolicyDenied
 from sandbox_server.execution.api import Caller
 from sandbox_server.execution.egress import EgressAccess
-from sandbox_server.execution.grants import Grant
+from sandbox_server.execution.grants import Grant, Rights
 from sandbox_server.execution.languages import LANGUAGES
 from sandbox_server.execution.manager import Manager
+from sandbox_server.execution.process_models import StartProcess
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.wire import Type
 from tests.execution.handles import ALICE, cell, create, refusal
-from tests.execution.support import PYTHON, SIZING, capture, job, opened, request, run, say, start
+from tests.execution.support import PYTHON, SIZING, capture, ignore, job, opened, request, run, say, start
 
 pytestmark = pytest.mark.anyio
 FIRST = wire.FIRST_TUNNEL
@@ -111,6 +112,52 @@ async def test_a_call_that_is_given_another_way_out_has_another_session(
     asked = replace(request("out hi"), egress="other")
     with pytest.raises(InvalidRequest, match="its own is other"):
         await manager.run(asked, caller=ALICE, on_event=lambda event: None, session=session.info.id)
+
+
+async def test_a_sandbox_without_network_sockets_is_given_no_way_out(
+    engine: FakeEngine, egress: Egress
+) -> None:
+    strict = replace(PYTHON, seccomp="strict")
+    caller = Caller(connection="c")
+    grants = {"python": Grant(LANGUAGES["python"], strict, egress="web")}
+    async with Manager(engine, grants, SIZING, egress=egress) as manager:
+        with pytest.raises(ConfigError, match="together with seccomp: strict"):
+            await run(manager, "out hi")
+        with pytest.raises(ConfigError, match="together with seccomp: strict"):
+            await manager.processes.perform(StartProcess(("true",)), caller=caller, on_event=ignore)
+    assert sum(container.runner.ran for container in engine.started) == 0
+    assert egress.asked == []
+
+
+async def test_no_process_is_started_in_a_session_whose_way_out_its_caller_is_not_granted(
+    manager: Manager,
+) -> None:
+    """Its principal may come with another token, which grants less."""
+    session = await create(manager, language="python")
+    inside = Rights({"python": Grant(LANGUAGES["python"], PYTHON)})
+    caller = Caller("alice", None, inside)
+    with pytest.raises(PolicyDenied, match="has the egress profile web"):
+        await manager.processes.perform(
+            StartProcess(("true",)), caller=caller, session=session.info.id, on_event=ignore
+        )
+
+
+@pytest.mark.parametrize(("now", "asked"), [("web", ["web"]), ("other", ["web", "other"]), (None, ["web"])])
+async def test_a_session_goes_on_with_the_way_out_that_the_policy_gives_it_now(
+    manager: Manager, engine: FakeEngine, egress: Egress, now: str | None, asked: list[str]
+) -> None:
+    session = await create(manager, language="python")
+    assert (await cell(manager, session, "set x 1")).outcome == "ok"
+    assert (await run(manager, "set x 1", on="c")).outcome == "ok"
+    rights = Rights({"python": Grant(LANGUAGES["python"], PYTHON, egress=now)})
+    manager.regrant([PYTHON], "new", lambda who: rights, longest_run=1.0)
+    caller = Caller("alice", None, rights)
+    result = await manager.run(request("get x"), caller=caller, on_event=ignore, session=session.info.id)
+    assert (result.stdout.text, result.session.state) == ("1\n", "kept")
+    own = await manager.run(request("get x"), caller=Caller("anonymous", "c", rights), on_event=ignore)
+    assert (own.stdout.text, own.session.state) == ("1\n", "kept")
+    assert [access.profile for access in egress.asked if access.principal == "alice"] == asked
+    assert len(engine.started) == 2
 
 
 # --- on the wire
