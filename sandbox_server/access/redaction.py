@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import json
 import re
-from collections.abc import Iterable
-from html.entities import codepoint2name
-from urllib.parse import quote, quote_plus
+from collections.abc import Iterable, Iterator
 
-from sandbox_server.access.secrets import MIN_LENGTH
+from sandbox_server.access.spellings import Spellings
 
 MARK = "[secret]"
 _SHORTEST_TAIL = 4
@@ -23,13 +18,11 @@ class Redactor:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        parts = {part for secret in secrets for part in _parts(secret)}
-        forms = {form for secret in secrets for form in _forms(secret)}
-        self._forms = sorted(forms, key=lambda form: (-len(form), form))
-        self._bytes = [form.encode() for form in self._forms]
-        mixed = [_spelt(part) for part in sorted(parts, key=len, reverse=True) if not part.isalnum()]
-        self._mixed = [re.compile(each) for each in mixed]
-        self._mixed_bytes = [re.compile(each.encode()) for each in mixed]
+        known = Spellings(secrets)
+        self._forms = known.literal
+        self._bytes = [form.encode() for form in known.literal]
+        self._mixed = [re.compile(each) for each in known.patterns]
+        self._mixed_bytes = [re.compile(each.encode()) for each in known.patterns]
 
     def __bool__(self) -> bool:
         return bool(self._forms)
@@ -70,54 +63,60 @@ class Redactor:
         return data
 
 
-def _parts(secret: str) -> set[str]:
-    """Of "Bearer abc" also the last word: an echo may show the token alone."""
-    return {part for part in (secret, *secret.split()) if len(part) >= MIN_LENGTH}
+class StreamRedactor:
+    """The same for a body that is passed on as it comes, by as many stars as each spelling is long, for its
+    length may have been told already. However it is cut into pieces, the same comes out."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        known = Spellings(secrets)
+        self._forms = [form.encode() for form in known.literal]
+        self._patterns = [re.compile(each.encode()) for each in known.patterns]
+        self._longest = known.longest
+        self._held = b""
+        self._covered = 0
+        """So many bytes of what is held belong to a spelling that began before them."""
+
+    def __bool__(self) -> bool:
+        return bool(self._forms)
+
+    def __repr__(self) -> str:
+        return "StreamRedactor()"
+
+    def whole(self, data: bytes) -> bytes:
+        return _starred(data, self._found(data))
+
+    def feed(self, data: bytes) -> bytes:
+        """What can be let through by now: of what begins later the end may still come."""
+        data = self._held + data
+        sure = max(0, len(data) - self._longest + 1) if self._forms else len(data)
+        found = [(start, end) for start, end in self._found(data) if start < sure]
+        reach = max([self._covered, *(end for _, end in found)])
+        passed = _starred(data, [(0, self._covered), *found])[:sure]
+        self._held, self._covered = data[sure:], max(0, reach - sure)
+        return passed
+
+    def end(self) -> bytes:
+        held, covered, self._held, self._covered = self._held, self._covered, b"", 0
+        return _starred(held, [(0, covered), *self._found(held)])
+
+    def _found(self, data: bytes) -> Iterator[tuple[int, int]]:
+        """Where spellings lie, those that overlap too."""
+        for form in self._forms:
+            start = data.find(form)
+            while start >= 0:
+                yield start, start + len(form)
+                start = data.find(form, start + 1)
+        for pattern in self._patterns:
+            match = pattern.search(data)
+            while match:
+                yield match.span()
+                match = pattern.search(data, match.start() + 1)
 
 
-def _spelt(part: str) -> str:
-    """A pattern for `part` with each sign as it is or escaped, as writers do with more or fewer signs:
-    `\\/`, `\\u002B`, `%2f`, `&#43;`."""
-    return "".join(each if each.isalnum() else f"(?i:{'|'.join(_escapes(each))})" for each in part)
-
-
-def _escapes(sign: str) -> Iterable[str]:
-    code = ord(sign)
-    yield re.escape(sign)
-    yield rf"\\{re.escape(sign)}"
-    yield rf"\\u00{code:02x}|%(?:25)?{code:02x}|&#(?:x0*{code:x}|0*{code});"
-    if code in codepoint2name:
-        yield f"&{codepoint2name[code]};"
-    if sign == " ":
-        yield r"\+"
-
-
-def _forms(secret: str) -> Iterable[str]:
-    for part in _parts(secret):
-        raw = part.encode()
-        yield from (part, quote(part, safe=""), quote(part), quote_plus(part), json.dumps(part)[1:-1])
-        yield from (html.escape(part), raw.hex(), raw.hex().upper())
-        yield from _base64(raw)
-        if part != secret:
-            yield from _decoded(part)
-
-
-def _base64(raw: bytes) -> Iterable[str]:
-    """In any place of a larger text: of the three alignments what no neighbour can change."""
-    for before in range(3):
-        encoded = base64.b64encode(b"\0" * before + raw).rstrip(b"=").decode()
-        stable = encoded[(0, 2, 3)[before] : len(encoded) - (1 if (before + len(raw)) % 3 else 0)]
-        if len(stable) >= MIN_LENGTH:
-            yield stable
-            yield stable.replace("+", "-").replace("/", "_")
-
-
-def _decoded(part: str) -> Iterable[str]:
-    """Of "Basic dXNlcjpwYXNz" the pair and the password."""
-    try:
-        pair = base64.b64decode(part, validate=True).decode("ascii")
-    except ValueError:
-        return
-    for piece in (pair, pair.partition(":")[2]):
-        if len(piece) >= MIN_LENGTH and piece.isprintable():
-            yield piece
+def _starred(data: bytes, spans: Iterable[tuple[int, int]]) -> bytes:
+    masked = None
+    for start, end in spans:
+        if start < end:
+            masked = bytearray(data) if masked is None else masked
+            masked[start:end] = b"*" * (min(end, len(data)) - start)
+    return data if masked is None else bytes(masked)

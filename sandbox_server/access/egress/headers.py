@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 
 from sandbox_server.access.egress.models import Refused
 from sandbox_server.access.http.headers import overrides
+from sandbox_server.access.redaction import StreamRedactor
 
 Headers = list[tuple[bytes, bytes]]
 _HOP = frozenset(
@@ -85,38 +85,7 @@ def outgoing(headers: Headers, authority: str, inject: Mapping[str, str]) -> Hea
     return [(b"host", authority.encode()), *kept, *added, (b"connection", b"close")]
 
 
-def incoming(headers: Headers, mask: Redactor) -> Headers:
+def incoming(headers: Headers, mask: StreamRedactor) -> Headers:
     """A response's headers as the program gets them."""
     dropped = _HOP | _named(headers)
     return [(name, mask.whole(value)) for name, value in headers if name not in dropped]
-
-
-class Redactor:
-    """Replaces injected secrets in what comes back, by as many stars, however it is cut into pieces."""
-
-    def __init__(self, secrets: Iterable[str]) -> None:
-        # Also the part after a scheme such as Bearer: a server may echo that alone.
-        words = {part for secret in secrets for part in (secret, secret.rpartition(" ")[2]) if len(part) > 3}
-        found = sorted((word.encode("latin-1") for word in words), key=len, reverse=True)
-        self._pattern = re.compile(b"|".join(map(re.escape, found))) if found else None
-        self._longest = max(map(len, found), default=0)
-        self._held = b""
-
-    def __bool__(self) -> bool:
-        return self._pattern is not None
-
-    def whole(self, data: bytes) -> bytes:
-        return self._pattern.sub(lambda found: b"*" * len(found[0]), data) if self._pattern else data
-
-    def feed(self, data: bytes) -> bytes:
-        """What can be let through by now."""
-        if self._pattern is None:
-            return data
-        data = self.whole(self._held + data)
-        cut = max(0, len(data) - self._longest + 1)
-        self._held = data[cut:]
-        return data[:cut]
-
-    def end(self) -> bytes:
-        held, self._held = self._held, b""
-        return held

@@ -21,6 +21,7 @@ from sandbox_server.access.egress.cache import PLAIN_HEADERS, CacheWriter, FileC
 from sandbox_server.access.egress.connection import HEAD_SECONDS, Connection, Story
 from sandbox_server.access.egress.models import Connect, Refused, Scheme
 from sandbox_server.access.egress.streams import CHUNK, flat
+from sandbox_server.access.redaction import StreamRedactor
 from sandbox_server.guards.urls import Url, UrlRefused, parse_url
 from sandbox_server.guards.web import EgressGrant
 
@@ -128,7 +129,7 @@ class Exchange:
                 await self._kept(cache, request, url, grant, story)
                 return
             async with self._server(url, grant) as server:
-                await _Forward(self, server, heads.Redactor(inject.values())).run(request, url, inject)
+                await _Forward(self, server, StreamRedactor(inject.values())).run(request, url, inject)
         except Refused as refused:
             await self.refuse(refused, story)
             raise
@@ -146,7 +147,7 @@ class Exchange:
         async with self._server(url, grant) as server, cache.writer(str(url)) as writer:
             # Ours, not the program's: what is kept must not depend on what a program has said.
             plain = h11.Request(method=request.method, target=request.target, headers=PLAIN_HEADERS)
-            await _Forward(self, server, heads.Redactor(()), writer).run(plain, url, {})
+            await _Forward(self, server, StreamRedactor(()), writer).run(plain, url, {})
 
     async def _serve_file(self, file: KeptFile) -> None:
         headers = [
@@ -274,7 +275,7 @@ class _Forward:
     """One request to one server, and its answer."""
 
     def __init__(
-        self, exchange: Exchange, server: ByteStream, mask: heads.Redactor, writer: CacheWriter | None = None
+        self, exchange: Exchange, server: ByteStream, mask: StreamRedactor, writer: CacheWriter | None = None
     ) -> None:
         self._writer = writer
         self._exchange = exchange

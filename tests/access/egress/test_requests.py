@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import anyio
@@ -210,6 +211,25 @@ async def test_a_secret_is_injected_and_never_comes_back(world: World) -> None:
     assert b"x-echo: ************" in answer.lower()
     assert b"s3cr3t" not in answer
     assert "s3cr3t" not in repr(world.records)
+
+
+async def test_a_secret_does_not_come_back_in_another_spelling(world: World) -> None:
+    origin = await world.origin()
+    world.secrets["token"] = "Bearer s3cr3t/value+long"
+    world.allow(SITE, origin.port, inject={"Authorization": "token"})
+    raw = b"s3cr3t/value+long"
+    spellings = [
+        base64.b64encode(raw).rstrip(b"="),
+        raw.hex().encode(),
+        b"s3cr3t%2Fvalue%2Blong",
+        b"s3cr3t%2fvalue+long",
+    ]
+    body = b" ".join(spellings)
+    head = b"HTTP/1.1 200 OK\r\nX-Echo: " + spellings[0] + b"\r\nContent-Length: %d\r\n\r\n" % len(body)
+    origin.answer = head + body
+    answer = await world.get(f"http://{SITE}:{origin.port}/")
+    assert answer.endswith(b" ".join(b"*" * len(each) for each in spellings))
+    assert spellings[0] not in answer
 
 
 async def test_a_compressed_answer_to_an_injected_request_does_not_pass(world: World) -> None:

@@ -1,0 +1,92 @@
+"""The spellings that an echo of a secret may have: one table for whole texts and for streams."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Iterable
+from html.entities import codepoint2name
+from typing import Final
+from urllib.parse import quote, quote_plus
+
+from sandbox_server.access.secrets import MIN_LENGTH
+
+_LONGEST_ESCAPE: Final = len("&#0000000000;")
+"""Of one sign; `_escapes` and the names of HTML's entities for ASCII have none that is longer."""
+
+
+class Spellings:
+    """Of all `secrets`: `literal` ones, longest first, and `patterns` of the others. None is longer than
+    `longest`."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        secrets = list(secrets)
+        parts = {part for secret in secrets for part in parts_of(secret)}
+        forms = {form for secret in secrets for form in forms_of(secret)}
+        self.literal = _longest_first(forms)
+        mixed = _longest_first(part for part in parts if not part.isalnum())
+        self.patterns = [spelt(part) for part in mixed]
+        lengths = [len(form) for form in forms]
+        lengths += [sum(1 if each.isalnum() else _LONGEST_ESCAPE for each in part) for part in mixed]
+        self.longest = max(lengths, default=0)
+
+
+def _longest_first(texts: Iterable[str]) -> list[str]:
+    return sorted(texts, key=lambda text: (-len(text), text))
+
+
+def parts_of(secret: str) -> set[str]:
+    """Of "Bearer abc" also the last word: an echo may show the token alone."""
+    return {part for part in (secret, *secret.split()) if len(part) >= MIN_LENGTH}
+
+
+def spelt(part: str) -> str:
+    """A pattern for `part` with each sign as it is or escaped, as writers do with more or fewer signs:
+    `\\/`, `\\u002B`, `%2f`, `&#43;`."""
+    return "".join(each if each.isalnum() else f"(?i:{'|'.join(_escapes(each))})" for each in part)
+
+
+def _escapes(sign: str) -> Iterable[str]:
+    code = ord(sign)
+    yield re.escape(sign)
+    yield rf"\\{re.escape(sign)}"
+    yield rf"\\u00{code:02x}|%(?:25)?{code:02x}|&#(?:x0{{0,6}}{code:x}|0{{0,6}}{code});"
+    if code in codepoint2name:
+        yield f"&{codepoint2name[code]};"
+    if sign == " ":
+        yield r"\+"
+
+
+def forms_of(secret: str) -> Iterable[str]:
+    for part in parts_of(secret):
+        raw = part.encode()
+        yield from (part, quote(part, safe=""), quote(part), quote_plus(part), json.dumps(part)[1:-1])
+        yield from (html.escape(part), raw.hex(), raw.hex().upper())
+        yield from _base64(raw)
+        if part != secret:
+            yield from _decoded(part)
+
+
+def _base64(raw: bytes) -> Iterable[str]:
+    """In any place of a larger text: of the three alignments what no neighbour can change, and with the sign
+    that is as it is only at the end."""
+    for before in range(3):
+        encoded = base64.b64encode(b"\0" * before + raw).rstrip(b"=").decode()
+        last = encoded[(0, 2, 3)[before] :]
+        for each in (last, last[:-1] if (before + len(raw)) % 3 else last):
+            if len(each) >= MIN_LENGTH:
+                yield each
+                yield each.replace("+", "-").replace("/", "_")
+
+
+def _decoded(part: str) -> Iterable[str]:
+    """Of "Basic dXNlcjpwYXNz" the pair and the password."""
+    try:
+        pair = base64.b64decode(part, validate=True).decode("ascii")
+    except ValueError:
+        return
+    for piece in (pair, pair.partition(":")[2]):
+        if len(piece) >= MIN_LENGTH and piece.isprintable():
+            yield piece
