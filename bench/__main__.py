@@ -14,7 +14,21 @@ from pathlib import Path
 import anyio
 from rich.console import Console
 
-from bench import calls, database, files, machine, memory, peer, rates, reuse, sql, stops, streams, web
+from bench import (
+    calls,
+    database,
+    egress,
+    files,
+    machine,
+    memory,
+    peer,
+    rates,
+    reuse,
+    sql,
+    stops,
+    streams,
+    web,
+)
 from bench.context import Bench
 from bench.dockerapi import DockerApi
 from bench.raw import Raw, sweep
@@ -35,6 +49,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "sql": sql.measure,
     "peer": peer.measure,
     "web": web.measure,
+    "egress": egress.measure,
     "database": database.measure,
 }
 
