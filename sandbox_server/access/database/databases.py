@@ -15,7 +15,8 @@ from sqlalchemy.exc import ArgumentError
 from sandbox_server.access.database.answers import Answer, Cell, Rows, Statement
 from sandbox_server.access.database.backend import Backend
 from sandbox_server.access.database.binding import bind, check_params, named_params
-from sandbox_server.access.database.catalog import Catalogs, Columns, Relation, visible_part
+from sandbox_server.access.database.catalog import Catalogs, Relation, visible_part
+from sandbox_server.access.database.catalog import Columns as Columns
 from sandbox_server.access.database.schema import schema_text
 from sandbox_server.access.database.settings import DatabaseSettings, NamedQuery
 from sandbox_server.errors import ConfigError, InvalidRequest, LimitExceeded, NotFound, PolicyDenied

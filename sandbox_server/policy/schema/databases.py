@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
@@ -61,7 +61,7 @@ class Param(Strict):
         return self
 
 
-def _bound(kind: str, value: int | float | str | None) -> float | datetime | None:
+def _bound(kind: str, value: int | float | str | None) -> float | None:
     """What a bound means, to be compared. Raises ValueError."""
     if value is None:
         return None
@@ -69,11 +69,11 @@ def _bound(kind: str, value: int | float | str | None) -> float | datetime | Non
     if kind in ("integer", "number") and not text and (kind == "number" or isinstance(value, int)):
         return float(value)
     if kind == "date" and text:
-        return datetime.combine(date.fromisoformat(str(value)), datetime.min.time())
+        return float(date.fromisoformat(str(value)).toordinal())
     if kind == "datetime" and text:
         found = datetime.fromisoformat(str(value))
         if found.tzinfo is not None:
-            return found.astimezone(UTC)
+            return found.timestamp()
         raise ValueError("min and max of a datetime need a zone: 2026-01-31T12:00:00+00:00")
     raise ValueError(f"min and max must be values of type: {kind}; strings and booleans have none")
 
