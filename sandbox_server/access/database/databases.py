@@ -19,6 +19,7 @@ from sandbox_server.access.database.catalog import Catalogs, Relation, visible_p
 from sandbox_server.access.database.catalog import Columns as Columns
 from sandbox_server.access.database.schema import schema_text
 from sandbox_server.access.database.settings import DatabaseSettings, NamedQuery
+from sandbox_server.access.database.turns import Turns
 from sandbox_server.errors import ConfigError, InvalidRequest, LimitExceeded, NotFound, PolicyDenied
 from sandbox_server.execution.api import Caller
 from sandbox_server.guards.sql.models import Dialect, Operation, Verdict
@@ -62,6 +63,7 @@ class Databases:
         self._secret = secret
         self._backends: dict[DatabaseSettings, Backend] = {}
         self._catalogs = Catalogs()
+        self._turns = Turns()
         self._merged: dict[tuple[int, ...], tuple[tuple[Columns, ...], Columns]] = {}
 
     async def query(self, query: Query, *, caller: Caller) -> Answer:
@@ -74,7 +76,9 @@ class Databases:
         if named is not None and named.rules is not None:
             settings = replace(settings, rules=named.rules)
         statement = _statement(query, settings, verdict, named)
-        rows = await self._backend(settings).run(statement, settings)
+        backend = self._backend(settings)
+        async with self._turns.turn((id(backend), caller.principal), settings.limits):
+            rows = await backend.run(statement, settings)
         return _answer(rows, query, statement, settings, verdict, time.monotonic() - started)
 
     async def columns(self, name: str | None, *, caller: Caller) -> Columns | None:

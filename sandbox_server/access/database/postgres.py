@@ -37,7 +37,14 @@ _PARAMS = {
 }  # fmt: skip
 
 UNNAMED = ""
-"""Prepared statements without a name are replaced by the next; those with one are closed, a round trip each."""
+"""A prepared statement without a name is replaced by the next; one with a name is closed by a round trip."""
+_DEAD = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InternalClientError,  # the server's last words were read, its end was not yet
+)
 RESET = (
     "ROLLBACK; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; DEALLOCATE ALL; UNLISTEN *; "
     "SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD PLANS; DISCARD TEMP; DISCARD SEQUENCES"
@@ -78,7 +85,7 @@ class Postgres:
         try:
             with anyio.fail_after(self._settings.limits.connect):
                 await lease.driver.execute("BEGIN READ WRITE" if statement.writes else "BEGIN READ ONLY")
-        except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError):
+        except _DEAD:
             _cut(lease.driver)
             return False
         return True

@@ -135,8 +135,11 @@ class Access:
             raise self.no_column(relation, column, rule)
 
     def withholds(self, relation: str, column: str) -> bool:
-        """Whether a rule speaks of that column, should it exist."""
-        return denying(f"{relation}.{column}", self.rules.columns_deny) is not None
+        """Whether a rule withholds that column, should it exist. What SQLite finds no column for may be a
+        string in double quotes, so there only what is denied counts."""
+        if self.dialect == "sqlite":
+            return denying(f"{relation}.{column}", self.rules.columns_deny) is not None
+        return self._denied(relation, column) is not None
 
     def no_column(self, relation: str, column: str, rule: str = "") -> Refused:
         """The same words, and the same rule, whether it exists or not."""

@@ -134,7 +134,7 @@ def test_a_withheld_column_is_refused_alike_whether_it_exists_or_not(dialect: Di
     [
         "select name as passcode from users order by passcode",
         "select passcode from users, (select 1 as passcode) x",
-        "select u.id from users u where exists (select 1 from (select 1 as passcode) x where passcode = u.id)",
+        "select id from users where exists (select 1 from (select 1 as passcode) x where passcode = id)",
     ],
 )
 def test_a_name_that_is_somebody_elses_is_not_taken_for_a_withheld_column(dialect: Dialect, sql: str) -> None:
