@@ -14,9 +14,11 @@ import typer
 
 from sandbox_server import app
 from sandbox_server.cli.failures import unusable
+from sandbox_server.cli.policy_live import live_findings
 from sandbox_server.config import Settings
 from sandbox_server.images.inventory import statuses
 from sandbox_server.observe.logs import visible
+from sandbox_server.outside import open_secrets
 from sandbox_server.policy.document import Document
 from sandbox_server.policy.lint import Finding, Severity
 from sandbox_server.policy.lint import lint as findings_of
@@ -43,6 +45,9 @@ class Located:
 def lint(
     file: Annotated[Path | None, typer.Argument(help="Default: the policy that `serve` would take.")] = None,
     images: Annotated[bool, typer.Option("--images", help="Also ask the engine for the images.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Also connect to the databases: can their logins do more?")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Say what is wrong or suspicious in a policy.
@@ -53,7 +58,7 @@ def lint(
         path = file or Settings.read().policy
         document = read_document(path)
         policy = policy_of(document, source=str(path))
-        found = [_located(each, document, path) for each in _all(policy, path, images=images)]
+        found = [_located(each, document, path) for each in _all(policy, path, images=images, live=live)]
     found.sort(key=lambda each: (each.file != str(path), each.file, each.line, each.column))
     if as_json:
         typer.echo(json.dumps([asdict(each) for each in found], indent=2))
@@ -68,12 +73,14 @@ def lint(
         raise typer.Exit(1)
 
 
-def _all(policy: Policy, path: Path, *, images: bool) -> Iterator[Finding]:
+def _all(policy: Policy, path: Path, *, images: bool, live: bool) -> Iterator[Finding]:
     yield from findings_of(policy.file)
     yield from untested(policy, path.parent)
     if images:
         named = {grant.language.name: grant for grant in policy.every_grant}
         yield from check_images(named, _images())
+    if live:
+        yield from live_findings(policy, open_secrets(Settings.read()).get)
 
 
 def _images() -> frozenset[str]:

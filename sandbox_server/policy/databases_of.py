@@ -70,7 +70,10 @@ def _grant(name: str, place: str, database: Database, same: list[Database]) -> D
 
 
 def _query(query: Query) -> NamedQuery:
-    params = {name: Param(each.type, each.allowed, each.optional) for name, each in query.params.items()}
+    params = {
+        name: Param(each.type, each.allowed, each.optional, each.min, each.max, each.max_length)
+        for name, each in query.params.items()
+    }
     return NamedQuery(query.sql, MappingProxyType(params))
 
 

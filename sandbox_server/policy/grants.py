@@ -50,6 +50,9 @@ class Param:
     type: ParamType
     allowed: tuple[str | int | float | bool, ...] = ()
     optional: bool = False
+    minimum: int | float | str | None = None
+    maximum: int | float | str | None = None
+    max_length: int = 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,7 @@ ENFORCED: dict[str, tuple[str, str]] = {
             "min_rate": ("access/http/wire.py", "min_rate"),
         }.items()
     },
-    "roles.databases": ("policy/judging/database.py", "sql.judge("),
+    "roles.databases": ("policy/judging/database.py", "_judges("),
     "roles.databases.effect": ("policy/judging/database.py", "grant.ask"),
     "roles.databases.dsn": ("access/database/granted.py", "dsn"),
     "roles.databases.operations": ("policy/judging/database.py", "grant.operations"),

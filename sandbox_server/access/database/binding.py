@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any
@@ -83,12 +83,19 @@ def typed(name: str, param: Param, raw: Any) -> Any:
     value = convert(raw, param.type, where)
     if isinstance(value, str) and len(value) > param.max_length:
         raise _wrong(where, f"at most {param.max_length} characters")
-    if param.minimum is not None and value < convert(param.minimum, param.type, where):
+    if param.minimum is not None and _rank(value) < _rank(convert(param.minimum, param.type, where)):
         raise _wrong(where, f"must be at least {param.minimum}")
-    if param.maximum is not None and value > convert(param.maximum, param.type, where):
+    if param.maximum is not None and _rank(value) > _rank(convert(param.maximum, param.type, where)):
         raise _wrong(where, f"must be at most {param.maximum}")
     if param.allowed and value not in [convert(each, param.type, where) for each in param.allowed]:
         raise _wrong(where, f"must be one of {', '.join(map(str, param.allowed))}")
+    return value
+
+
+def _rank(value: Any) -> Any:
+    """To compare by: what has no zone is in UTC, as the sessions are."""
+    if isinstance(value, datetime) and value.tzinfo is None:
+        return value.replace(tzinfo=UTC)
     return value
 
 

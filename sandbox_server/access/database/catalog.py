@@ -55,27 +55,47 @@ class Relation:
 
 
 Catalog = Mapping[str, Relation]
+Columns = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """`columns` is the same object for as long as nothing in it changes: verdicts are remembered by it."""
+
+    read: float
+    catalog: Catalog
+    columns: Columns
 
 
 class Catalogs:
     """One catalogue per backend, read once for all who wait for it."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, tuple[str, ...]], tuple[float, Catalog]] = {}
+        self._known: dict[tuple[int, tuple[str, ...]], _Known] = {}
         self._locks: dict[int, anyio.Lock] = {}
         self._failed: dict[int, float] = {}
 
     async def get(self, backend: Backend, settings: DatabaseSettings) -> Catalog:
         """Raises DatabaseUnavailable: once for all who waited, not for one after the other."""
+        return (await self._get(backend, settings)).catalog
+
+    async def columns(self, backend: Backend, settings: DatabaseSettings) -> Columns:
+        """Of every relation, for the guard: it must know also those that a caller may not see."""
+        return (await self._get(backend, settings)).columns
+
+    async def _get(self, backend: Backend, settings: DatabaseSettings) -> _Known:
         key, asked = (id(backend), tuple(sorted(_schemas(settings.rules)))), time.monotonic()
         async with self._locks.setdefault(id(backend), anyio.Lock()):
             known = self._known.get(key)
-            if known is None or time.monotonic() - known[0] > TTL:
+            if known is None or time.monotonic() - known.read > TTL:
                 if self._failed.get(id(backend), 0.0) >= asked:
                     raise _untold(settings)
-                known = (time.monotonic(), await self._read(backend, settings))
-                self._known[key] = known
-        return known[1]
+                catalog = await self._read(backend, settings)
+                columns = columns_of(catalog)
+                if known is not None and known.columns == columns:
+                    columns = known.columns
+                known = self._known[key] = _Known(time.monotonic(), catalog, columns)
+        return known
 
     async def _read(self, backend: Backend, settings: DatabaseSettings) -> Catalog:
         try:
@@ -251,6 +271,5 @@ def _sees_target(rules: SqlRules, key: ForeignKey) -> bool:
     )
 
 
-def columns_of(catalog: Catalog) -> dict[str, tuple[str, ...]]:
-    """Every relation's columns, for the guard: it must know also those that a caller may not see."""
+def columns_of(catalog: Catalog) -> Columns:
     return {key: tuple(column.name for column in relation.columns) for key, relation in catalog.items()}

@@ -15,16 +15,18 @@ from sqlalchemy.exc import ArgumentError
 from sandbox_server.access.database.answers import Answer, Cell, Rows, Statement
 from sandbox_server.access.database.backend import Backend
 from sandbox_server.access.database.binding import bind, check_params, named_params
-from sandbox_server.access.database.catalog import Catalogs, Relation, columns_of, visible_part
+from sandbox_server.access.database.catalog import Catalogs, Relation, visible_part
+from sandbox_server.access.database.catalog import Columns as Columns
 from sandbox_server.access.database.schema import schema_text
 from sandbox_server.access.database.settings import DatabaseSettings, NamedQuery
+from sandbox_server.access.database.turns import Turns
 from sandbox_server.errors import ConfigError, InvalidRequest, LimitExceeded, NotFound, PolicyDenied
 from sandbox_server.execution.api import Caller
 from sandbox_server.guards.sql.models import Dialect, Operation, Verdict
 
 DEFAULT_ROWS = 100
+MOST_MERGED = 16
 _NONE: Mapping[str, NamedQuery] = {}
-Columns = Mapping[str, tuple[str, ...]]
 
 
 class DatabasePolicy(Protocol):
@@ -61,6 +63,8 @@ class Databases:
         self._secret = secret
         self._backends: dict[DatabaseSettings, Backend] = {}
         self._catalogs = Catalogs()
+        self._turns = Turns()
+        self._merged: dict[tuple[int, ...], tuple[tuple[Columns, ...], Columns]] = {}
 
     async def query(self, query: Query, *, caller: Caller) -> Answer:
         """Raises errors of ours only."""
@@ -72,7 +76,9 @@ class Databases:
         if named is not None and named.rules is not None:
             settings = replace(settings, rules=named.rules)
         statement = _statement(query, settings, verdict, named)
-        rows = await self._backend(settings).run(statement, settings)
+        backend = self._backend(settings)
+        async with self._turns.turn((id(backend), caller.principal), settings.limits):
+            rows = await backend.run(statement, settings)
         return _answer(rows, query, statement, settings, verdict, time.monotonic() - started)
 
     async def columns(self, name: str | None, *, caller: Caller) -> Columns | None:
@@ -119,12 +125,24 @@ class Databases:
 
     async def _columns(self, grants: tuple[DatabaseSettings, ...]) -> Columns | None:
         """What columns there are, where a rule for columns needs to know it."""
-        columns: dict[str, tuple[str, ...]] = {}
+        parts: dict[int, Columns] = {}
         for settings in grants:
             named = [query.rules for query in settings.queries.values() if query.rules is not None]
             if any(rules.columns_deny or rules.columns_allow != ("*",) for rules in (settings.rules, *named)):
-                columns |= columns_of(await self._catalogs.get(self._backend(settings), settings))
-        return columns or None
+                part = await self._catalogs.columns(self._backend(settings), settings)
+                parts[id(part)] = part
+        return self._together(tuple(parts.values()))
+
+    def _together(self, parts: tuple[Columns, ...]) -> Columns | None:
+        """The same object for the same parts: verdicts are remembered by it."""
+        if len(parts) < 2:
+            return parts[0] if parts and parts[0] else None
+        key = tuple(map(id, parts))
+        if key not in self._merged:
+            if len(self._merged) >= MOST_MERGED:
+                self._merged.clear()
+            self._merged[key] = (parts, {name: each for part in parts for name, each in part.items()})
+        return self._merged[key][1]
 
     async def _visible(self, settings: DatabaseSettings) -> list[Relation]:
         catalog = await self._catalogs.get(self._backend(settings), settings)

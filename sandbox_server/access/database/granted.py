@@ -42,4 +42,11 @@ def _query(query: grants.NamedQuery) -> NamedQuery:
 
 
 def _param(param: grants.Param) -> Param:
-    return Param(_TYPES[param.type], required=not param.optional, allowed=param.allowed)
+    return Param(
+        _TYPES[param.type],
+        required=not param.optional,
+        minimum=param.minimum,
+        maximum=param.maximum,
+        allowed=param.allowed,
+        max_length=param.max_length,
+    )

@@ -36,6 +36,21 @@ _PARAMS = {
     "bool": "bool", "date": "date", "timestamp": "timestamp", "timestamptz": "timestamp", "uuid": "uuid",
 }  # fmt: skip
 
+UNNAMED = ""
+"""A prepared statement without a name is replaced by the next; one with a name is closed by a round trip."""
+_DEAD = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InternalClientError,  # the server's last words were read, its end was not yet
+)
+RESET = (
+    "ROLLBACK; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; DEALLOCATE ALL; UNLISTEN *; "
+    "SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD PLANS; DISCARD TEMP; DISCARD SEQUENCES"
+)
+"""ROLLBACK and what DISCARD ALL stands for, which itself can't be sent together with another statement."""
+
 
 class Postgres:
     """One database and role."""
@@ -70,7 +85,7 @@ class Postgres:
         try:
             with anyio.fail_after(self._settings.limits.connect):
                 await lease.driver.execute("BEGIN READ WRITE" if statement.writes else "BEGIN READ ONLY")
-        except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError):
+        except _DEAD:
             _cut(lease.driver)
             return False
         return True
@@ -108,9 +123,7 @@ class Postgres:
             return await _abandon(lease)
         with anyio.move_on_after(CLEANUP, shield=True):
             try:
-                if lease.driver.is_in_transaction():
-                    await lease.driver.execute("ROLLBACK")
-                await lease.driver.execute("DISCARD ALL")
+                await lease.driver.execute(RESET)
                 lease.in_doubt = False
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                 return
@@ -186,7 +199,7 @@ async def _abandon(lease: Lease) -> None:
 
 
 async def _select(driver: asyncpg.Connection, statement: Statement, settings: DatabaseSettings) -> Rows:
-    plain = await driver.prepare(statement.sql)
+    plain = await driver.prepare(statement.sql, name=UNNAMED)
     columns = plain.get_attributes()
     if not columns:
         raise InvalidRequest("The statement has no columns to show")
@@ -202,7 +215,7 @@ async def _select(driver: asyncpg.Connection, statement: Statement, settings: Da
         f"SELECT * FROM ({statement.sql}) AS i ({aliases}) "
         f"OFFSET {int(statement.offset)} LIMIT {int(statement.limit) + 1}"
     )
-    prepared = await driver.prepare(f"SELECT {select} FROM ({fenced}) AS o")
+    prepared = await driver.prepare(f"SELECT {select} FROM ({fenced}) AS o", name=UNNAMED)
     collector, batch = _collector(columns, statement, settings), _batch(columns, sizes, cell)
     if statement.limit < batch:  # then they fit into one answer, which saves two round trips
         _add(await prepared.fetch(*params), collector, columns, sizes)
@@ -213,7 +226,7 @@ async def _select(driver: asyncpg.Connection, statement: Statement, settings: Da
 
 async def _change(driver: asyncpg.Connection, statement: Statement, settings: DatabaseSettings) -> Rows:
     limits = settings.limits
-    plain = await driver.prepare(statement.sql)
+    plain = await driver.prepare(statement.sql, name=UNNAMED)
     columns = plain.get_attributes()
     params = _coerced(statement.params, plain.get_parameters())
     collector = _collector(columns, statement, settings)
@@ -222,7 +235,9 @@ async def _change(driver: asyncpg.Connection, statement: Statement, settings: Da
         select, sizes = _around(columns, cell)
         aliases = ", ".join(f"c{index}" for index in range(len(columns)))
         cursor = await (
-            await driver.prepare(f"WITH o ({aliases}) AS ({statement.sql}) SELECT {select} FROM o")
+            await driver.prepare(
+                f"WITH o ({aliases}) AS ({statement.sql}) SELECT {select} FROM o", name=UNNAMED
+            )
         ).cursor(*params)
         affected = await _count(cursor, collector, columns, sizes, limits.max_affected)
     else:

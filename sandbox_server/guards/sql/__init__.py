@@ -4,13 +4,14 @@ A layer, not the boundary: the database's own role, read-only transactions and l
 """
 
 from sandbox_server.guards.sql.binds import placed
-from sandbox_server.guards.sql.cache import SqlJudge
+from sandbox_server.guards.sql.cache import Judges, SqlJudge
 from sandbox_server.guards.sql.functions import never, safe_builtin
 from sandbox_server.guards.sql.judging import judge
 from sandbox_server.guards.sql.models import Dialect, Operation, SqlRules, Verdict
 
 __all__ = [
     "Dialect",
+    "Judges",
     "Operation",
     "SqlJudge",
     "SqlRules",

@@ -134,8 +134,16 @@ class Access:
         if (rule := self._denied(relation, column)) is not None:
             raise self.no_column(relation, column, rule)
 
+    def withholds(self, relation: str, column: str) -> bool:
+        """Whether a rule withholds that column, should it exist. What SQLite finds no column for may be a
+        string in double quotes, so there only what is denied counts."""
+        if self.dialect == "sqlite":
+            return denying(f"{relation}.{column}", self.rules.columns_deny) is not None
+        return self._denied(relation, column) is not None
+
     def no_column(self, relation: str, column: str, rule: str = "") -> Refused:
-        """The same words whether it exists or not."""
+        """The same words, and the same rule, whether it exists or not."""
+        rule = rule or self._denied(relation, column) or ""
         seen = self.columns(relation) or ()
         near = get_close_matches(column, seen, 3, 0.6) or list(seen[:12])
         hint = f"columns are {', '.join(near)}{', ...' if len(seen) > len(near) else ''}" if near else ""

@@ -25,7 +25,7 @@ class SqlJudge:
         bytes_: int = 4 * 1024**2,
     ) -> None:
         self._rules = rules
-        self._columns = columns
+        self.columns = columns
         self._size = size
         self._bytes = bytes_
         self._held = 0
@@ -38,7 +38,7 @@ class SqlJudge:
             if (known := self._verdicts.get(key)) is not None:
                 self._verdicts.move_to_end(key)
                 return known
-        verdict = judge(sql, self._rules, operation=operation, columns=self._columns)
+        verdict = judge(sql, self._rules, operation=operation, columns=self.columns)
         with self._lock:
             self._keep(key, verdict)
         return verdict
@@ -53,6 +53,43 @@ class SqlJudge:
         self._held += _weight(key, verdict)
         while len(self._verdicts) > self._size or self._held > self._bytes:
             self._held -= _weight(*self._verdicts.popitem(last=False))
+
+
+class Judges:
+    """`judge` that remembers, for whatever rules and catalogues it is asked with. Safe for threads.
+
+    Catalogues are told apart by identity: whoever reads one anew gives a new object only if it has changed.
+    """
+
+    def __init__(self, *, size: int = 32, bytes_: int = 1024**2) -> None:
+        self._size = size
+        self._bytes = bytes_
+        self._judges: OrderedDict[tuple[SqlRules, int], SqlJudge] = OrderedDict()
+        self._lock = Lock()
+
+    def __call__(
+        self,
+        sql: str,
+        rules: SqlRules,
+        *,
+        operation: Operation,
+        columns: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> Verdict:
+        return self._of(rules, columns)(sql, operation=operation)
+
+    def __len__(self) -> int:
+        return len(self._judges)
+
+    def _of(self, rules: SqlRules, columns: Mapping[str, tuple[str, ...]] | None) -> SqlJudge:
+        key = (rules, id(columns))  # which stays taken while its judge holds the catalogue
+        with self._lock:
+            known = self._judges.get(key)
+            if known is None:
+                known = self._judges[key] = SqlJudge(rules, columns, bytes_=self._bytes)
+                while len(self._judges) > self._size:
+                    self._judges.popitem(last=False)
+            self._judges.move_to_end(key)
+        return known
 
 
 def _weight(key: tuple[str, Operation], verdict: Verdict) -> int:

@@ -72,19 +72,31 @@ class Columns:
         return not self.functions.safe_as_column(name, restricted=self.access.restricted(relation))
 
     def unqualified(self, name: str, scope: Scope) -> None:
-        """Denied where it is denied in any relation that it could belong to."""
+        """Denied where it is denied in any relation that it could belong to.
+
+        Also if none has it and nothing else could be meant: the database's own words for a column that is not
+        there would tell it from one that is withheld.
+        """
+        absent: list[str] = []
+        elsewhere = scope.may_be_output(name)
         for source in scope.all():
             if source.relation is None:
                 if self.dialect == "sqlite" and name in ROWIDS and not self._derived_has(source, name):
                     raise Refused(
                         "sql.column", f"column {name} is not allowed", hint="name it in the subquery"
                     )
+                elsewhere = elsewhere or source.columns is None or name in source.columns
                 continue
             if name == source.name and self.access.restricted(source.relation):
                 raise self._whole_row(source)
             exists = self.access.has(source.relation, name)
             if exists is not False:
+                elsewhere = True
                 self._read(source.relation, name)
+            elif self.access.withholds(source.relation, name):
+                absent.append(source.relation)
+        if absent and not elsewhere:
+            raise self.access.no_column(absent[0], name)
 
     def _read(self, relation: str, name: str) -> None:
         self.access.check(relation, name)

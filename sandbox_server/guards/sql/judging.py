@@ -25,6 +25,9 @@ Columns = Mapping[str, tuple[str, ...]]
 
 _BEGINNINGS = frozenset({"select", "with", "values", "insert", "update", "delete", "table"})
 
+_KEYWORDS = frozenset({"from", "not", "select", "values", "key", "like", "with", "and", "or"})
+"""What the parser does not take for the name of a parameter."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
@@ -135,6 +138,12 @@ def _parse(sql: str, rules: SqlRules, operation: Operation) -> exp.Expr:
         raise Refused("sql.multiple", "one statement at a time")
     if (deep := depth(lexemes)) > rules.max_depth:
         raise Refused("sql.depth", f"the statement nests {deep} deep; {rules.max_depth} is allowed")
+    if keyword := next(
+        (each.text for each in lexemes if each.kind == "param" and each.text.lower() in _KEYWORDS), ""
+    ):
+        raise Refused(
+            "sql.parameter", f":{keyword} can't be the name of a parameter", hint=f"write :{keyword}_"
+        )
     begin = next((lexeme for lexeme in lexemes if lexeme.text != "("), lexemes[0])
     if begin.kind != "word" or begin.text.lower() not in _BEGINNINGS:
         raise forbidden(_beginning(begin.text))

@@ -84,11 +84,16 @@ class Resolver:
             self.source(lateral, scope, ctes)
         self.joins(node, scope, ctes)
         names = outputs(node, scope, self.access)
+        scope.aliases = self._aliases(node)
         for item in node.expressions:
             if not self.columns.star(item, scope):
                 self.visit(item, scope, ctes)
         self._rest(node, scope, ctes, _APART | {"expressions"})
         return names
+
+    def _aliases(self, node: exp.Select) -> frozenset[str]:
+        names = (item.args.get("alias") for item in node.expressions if isinstance(item, exp.Alias))
+        return frozenset(column_key(each, self.dialect) for each in names if isinstance(each, exp.Identifier))
 
     def _rest(self, node: exp.Expr, scope: Scope, ctes: Ctes, without: frozenset[str]) -> None:
         for part, value in node.args.items():

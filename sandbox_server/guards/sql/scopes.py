@@ -31,6 +31,8 @@ class Scope:
     sources: list[Source] = field(default_factory=list)
     merged: bool = False
     """Joined by USING or NATURAL: `*` shows some columns once."""
+    aliases: frozenset[str] = frozenset()
+    """What the SELECT list calls its columns, which ORDER BY and others may name."""
 
     def chain(self) -> Iterator[Scope]:
         scope: Scope | None = self
@@ -44,6 +46,9 @@ class Scope:
             if found := [source for source in scope.sources if source.name == name]:
                 return found
         return []
+
+    def may_be_output(self, name: str) -> bool:
+        return any(name in scope.aliases for scope in self.chain())
 
     def all(self) -> Iterator[Source]:
         for scope in self.chain():

@@ -12,6 +12,9 @@ from sandbox_server.policy.grants import DatabaseGrant, NamedQuery, StatementGra
 from sandbox_server.policy.judging.judgment import Judgment, listing, text
 from sandbox_server.policy.judging.nearness import closest
 
+_judges = sql.Judges()
+"""Judging is pure, so remembering changes nothing but the time: milliseconds the first time."""
+
 
 def judge(
     granted: Effective, args: Mapping[str, Json], columns: Mapping[str, tuple[str, ...]] | None = None
@@ -65,7 +68,7 @@ def _by(
     elif not grant.ad_hoc:
         return _no_query(grant, "", shown)
     statement = written if query is None else query.sql
-    verdict = sql.judge(statement, grant.rules, operation=chosen, columns=columns)
+    verdict = _judges(statement, grant.rules, operation=chosen, columns=columns)
     if not verdict.allowed:
         rule = f"{grant.rule}.{verdict.rule}" if verdict.rule else grant.rule
         shown["relations"] = tuple(verdict.relations)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import anyio
+import anyio.lowlevel
 import psutil
 import pytest
 
@@ -206,3 +207,22 @@ async def test_a_connection_in_use_goes_when_its_call_ends(server_place: Place, 
 def test_a_dsn_is_in_no_representation(place: Place) -> None:
     settings: DatabaseSettings = place.settings()
     assert "shop-dsn" not in repr(settings)
+
+
+async def test_one_caller_leaves_a_connection_to_the_others(place: Place, opened: Open) -> None:
+    there = opened(place, place.settings(connections=2, wait=0.3, time=5.0))
+    async with anyio.create_task_group() as tasks:
+
+        async def forever() -> None:
+            with suppress(SandboxServerError):
+                await there.query(Query(ENDLESS[place.dialect]), caller=ME)
+
+        tasks.start_soon(forever)
+        with anyio.fail_after(10):
+            while not there._turns._shares:
+                await anyio.lowlevel.checkpoint()
+            with pytest.raises(Busy, match="one caller"):
+                await there.query(Query("SELECT 1"), caller=ME)
+            assert (await there.query(Query("SELECT 1"), caller=Caller("other"))).rows == ((1,),)
+        tasks.cancel_scope.cancel()
+    assert not there._turns._shares, "nothing is kept of who has left"

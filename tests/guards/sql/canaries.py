@@ -161,15 +161,15 @@ def postgres_engine(server: Server) -> Iterator[Postgres]:
     """In a database of its own: the server is everybody's."""
     with asyncio.Runner() as runner:
         admin = runner.run(_connect(server, server.database))
-        runner.run(admin.execute("CREATE DATABASE shop"))
-        connection = runner.run(_connect(server, "shop"))
+        runner.run(admin.execute("CREATE DATABASE canaries"))
+        connection = runner.run(_connect(server, "canaries"))
         try:
             runner.run(connection.execute(";".join(statements("postgres"))))
             runner.run(connection.execute("SET statement_timeout = '200ms'; SET search_path = public"))
             yield Postgres(connection, runner.run)
         finally:
             runner.run(connection.close())
-            runner.run(admin.execute("DROP DATABASE shop"))
+            runner.run(admin.execute("DROP DATABASE canaries"))
             runner.run(admin.close())
 
 

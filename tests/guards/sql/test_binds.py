@@ -60,3 +60,10 @@ def test_values_reach_the_database_where_the_marks_are() -> None:
         row = connection.execute(sql, [values[name] for name in uses]).fetchone()
     connection.close()
     assert row == ("x", ":a", "?", "it's :a ? --", "x")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_keyword_is_no_name_of_a_parameter_and_the_refusal_says_so(dialect: Dialect) -> None:
+    verdict = ask(dialect, "select id from orders where note > :from")
+    assert (verdict.reason, verdict.hint) == ("sql.parameter", "write :from_")
+    assert ask(dialect, "select id from orders where note > :from_").allowed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sandbox_server.guards.sql import SqlJudge, judge
+from sandbox_server.guards.sql import Judges, SqlJudge, judge
 from tests.guards.sql.rules import catalogue, rules_of
 
 
@@ -34,3 +34,23 @@ def test_large_statements_are_not_kept() -> None:
     assert 0 < len(remembering) < 20
     remembering("select '" + "x" * 5000 + "'", operation="select")
     assert all("xxxxx" * 100 not in sql for sql, _ in remembering._verdicts)
+
+
+def test_verdicts_are_remembered_by_rules_and_catalogue() -> None:
+    ask, open_, closed = Judges(), rules_of("sqlite"), rules_of("sqlite", relations_allow=("main.users",))
+    columns, fewer = catalogue("sqlite"), {"main.orders": ("id",)}
+    assert ask("select id from orders", open_, operation="select", columns=columns).allowed
+    assert not ask("select id from orders", closed, operation="select", columns=columns).allowed
+    first = ask("select * from users", open_, operation="select", columns=columns)
+    assert ask("select * from users", open_, operation="select", columns=columns) is first
+    assert ask("select * from users", open_, operation="select").reason == "sql.column"
+    assert not ask("select orders.note from orders", open_, operation="select", columns=fewer).allowed
+
+
+def test_rules_and_catalogues_long_gone_are_forgotten() -> None:
+    ask = Judges(size=4)
+    for number in range(20):
+        assert ask(
+            "select 1", rules_of("sqlite"), operation="select", columns={f"main.t{number}": ("id",)}
+        ).allowed
+        assert len(ask) <= 4

@@ -114,3 +114,28 @@ def test_the_row_number_of_sqlite_is_no_way_to_a_withheld_key() -> None:
         assert not ask("sqlite", sql).allowed
     assert ask("sqlite", "select rowid from orders").allowed
     assert ask("sqlite", "select x.rowid from (select rowid from orders) x").allowed
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(
+    "sql", ["select {} from users", "select u.{} from users u", "select id from users where {} = 1"]
+)
+def test_a_withheld_column_is_refused_alike_whether_it_exists_or_not(dialect: Dialect, sql: str) -> None:
+    deny = ("*.users.pass*",)
+    there, absent = (ask(dialect, sql.format(name), columns_deny=deny) for name in ("password", "passcode"))
+    assert not there.allowed
+    assert (there.reason, there.rule, there.hint) == (absent.reason, absent.rule, absent.hint)
+    assert there.message.replace("password", "passcode") == absent.message
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select name as passcode from users order by passcode",
+        "select passcode from users, (select 1 as passcode) x",
+        "select id from users where exists (select 1 from (select 1 as passcode) x where passcode = id)",
+    ],
+)
+def test_a_name_that_is_somebody_elses_is_not_taken_for_a_withheld_column(dialect: Dialect, sql: str) -> None:
+    assert ask(dialect, sql, columns_deny=("*.users.pass*",)).allowed
