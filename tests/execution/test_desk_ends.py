@@ -20,7 +20,7 @@ from sandbox_server.execution.manager import Manager
 from sandbox_server.execution.models import Packages, SessionRequest
 from sandbox_server.execution.sessions import MOST_ENDED_EACH
 from tests.execution.handles import ALICE, BOB, cell, create, handle_of, refusal
-from tests.execution.support import GRANTS, PYTHON, ignore, managed, nothing_left, request, run, told
+from tests.execution.support import GRANTS, PYTHON, ignore, managed, nothing_left, run, told
 
 pytestmark = pytest.mark.anyio
 
@@ -119,10 +119,10 @@ async def test_a_session_whose_right_ends_while_it_is_made_takes_its_sandbox_alo
         assert await nothing_left(manager, engine)
 
 
-async def test_a_run_in_a_session_that_gets_its_packages_waits_until_it_has_them(manager: Manager) -> None:
+async def test_a_session_that_gets_its_packages_is_at_work_until_it_has_them(manager: Manager) -> None:
     grant = replace(GRANTS["python"], egress="anything", packages=("*",))
     caller = Caller("ann", rights=Rights({"python": grant}))
-    arrived, outcomes = anyio.Event(), list[str]()
+    arrived, states = anyio.Event(), list[str]()
 
     async def install(*_: object) -> Packages:
         await arrived.wait()
@@ -132,18 +132,17 @@ async def test_a_run_in_a_session_that_gets_its_packages_waits_until_it_has_them
         asked = SessionRequest("python", packages=("six",))
         await manager.sessions.create(asked, caller=caller, on_event=ignore)
 
-    async def use(handle: str) -> None:
-        plain = Caller("ann", rights=Rights({"python": GRANTS["python"]}))
-        ran = await manager.run(request("out hi"), caller=plain, on_event=ignore, session=handle)
-        outcomes.append(ran.outcome)
+    async def restart(handle: str) -> None:
+        view = await manager.sessions.reset(handle, "interpreter", caller=caller, on_event=ignore)
+        states.append(view.info.state)
 
     manager.sessions.install = install
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(make)
         await anyio.wait_all_tasks_blocked()
         [seen] = manager.sessions.list(caller=caller)
-        tasks.start_soon(use, handle_of(seen))
+        tasks.start_soon(restart, handle_of(seen))
         await anyio.wait_all_tasks_blocked()
-        assert (seen.running, outcomes) == (True, [])
+        assert (seen.running, states) == (True, [])
         arrived.set()
-    assert outcomes == ["ok"]
+    assert states == ["reset"]
