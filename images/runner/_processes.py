@@ -95,7 +95,7 @@ def kill_all(spare, until, freeze=()):
         else:
             _kill_everything()
         ended += reap()
-        if all(_is(DEAD, pid) for pid in _others(spare)) and all(_is(STILL, pid) for pid in freeze):
+        if all(is_in(DEAD, pid) for pid in _others(spare)) and all(is_in(STILL, pid) for pid in freeze):
             for pid in freeze:
                 has_moved(pid)  # our own stop is no news
             return True, ended + reap()
@@ -123,16 +123,16 @@ def has_moved(pid):
 
 
 def is_still(pid):
-    return _is(STILL, pid)
+    return is_in(STILL, pid)
 
 
 def is_dead(pid):
-    return _is(DEAD, pid)
+    return is_in(DEAD, pid)
 
 
 def is_alone(spare):
     """Whether nothing runs but PID 1 and `spare`."""
-    return all(_is(DEAD, pid) for pid in _others(spare))
+    return all(is_in(DEAD, pid) for pid in _others(spare))
 
 
 def _kill_everything():
@@ -162,7 +162,7 @@ def _others(spare):
     ]
 
 
-def _is(states, pid):
+def is_in(states, pid):
     """Whether all threads of a process are in one of `states`, or it is gone."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")

@@ -16,6 +16,9 @@ import time
 import _processes as processes
 
 GENTLE_ROUNDS = 3
+HALT_SECONDS = 0.3
+VFORK_SECONDS = 0.005
+"""After which who waits in the kernel counts as standing, as a parent does while its vfork's child stands."""
 LONGEST_LINE = 4096
 WALKS = 3
 STOPPED = "T"
@@ -164,8 +167,11 @@ def _until_none(left, until, stay, before=lambda: None, done=lambda: True):
 
 
 def _kill_at_a_standstill(left, stay):
-    """Some multiply faster than they can be looked at. One call stops everything here, forks under way
-    included; nothing can begin or end while we pick, and who may live goes on afterwards."""
+    """Some multiply faster than they can be looked at. One call stops everything here; nothing can begin or
+    end while we pick, and who may live goes on afterwards.
+
+    A fork that is under way goes on nevertheless, and its child is born stopped: who picks before that would
+    not see it, and nobody would ever continue it."""
     stood = {pid for pid in numbers() if (fields := _fields(pid)) and fields[0] == STOPPED.encode()}
     stood.update(stay)
     try:
@@ -173,6 +179,16 @@ def _kill_at_a_standstill(left, stay):
     except ProcessLookupError:
         return
     try:
+        _until_all_stand()
         processes.signal_each(left(), signal.SIGKILL)
     finally:
         processes.signal_each([pid for pid in numbers() if pid not in stood], signal.SIGCONT)
+
+
+def _until_all_stand():
+    begin = time.monotonic()
+    while (waited := time.monotonic() - begin) < HALT_SECONDS:
+        still = processes.STILL if waited < VFORK_SECONDS else processes.STILL + "D"
+        if all(processes.is_in(still, pid) for pid in numbers()):
+            return
+        time.sleep(0.0002)

@@ -68,8 +68,11 @@ class SessionDesk:
             self.registry.add(session)
             session.opening = True
             try:
-                session.adopt(await self._take(profile, caller.principal, on_event))
-                note = await self._with_packages(session, request, grant, caller)
+                async with session.lock.taken():  # a list shows it while it gets its packages
+                    session.adopt(await self._take(profile, caller.principal, on_event))
+                    note = await self._with_packages(session, request, grant, caller)
+                if session.closed:
+                    raise self.registry.over(session.id, session.principal)
             except BaseException:
                 self.lost(session, "")
                 raise

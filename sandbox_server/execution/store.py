@@ -184,12 +184,18 @@ class Store:
     def _room(self, size: int, limit: int, taken: Callable[[], int], owner: str | None) -> int:
         """As much of `size` as fits under `limit` when the oldest have given way."""
         while size > 0 and taken() + size > limit:
-            greatest = owner or max(self._taken, key=self._taken.__getitem__)
-            oldest = next((each for each in self._deposits.values() if each.owner == greatest), None)
+            oldest = self._oldest_of(owner)
             if oldest is None:
                 return limit - taken()
             self._forget(oldest)
         return size
+
+    def _oldest_of(self, owner: str | None) -> Deposit | None:
+        """An owner's, or whose has the most of those that have any: what a run that goes on holds stays."""
+        owners = {each.owner for each in self._deposits.values()}
+        if owner is None:
+            owner = max(owners, key=lambda each: self._taken.get(each, 0), default=None)
+        return next((each for each in self._deposits.values() if each.owner == owner), None)
 
     def _forget(self, deposit: Deposit) -> None:
         self._deposits.pop(deposit.id, None)

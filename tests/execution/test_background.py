@@ -142,6 +142,23 @@ async def test_more_waits_than_there_are_places_do_not_keep_files_or_code_waitin
         tasks.cancel_scope.cancel()
 
 
+async def test_who_starts_while_another_is_ended_is_not_left_standing(station: Station) -> None:
+    """What ends slowly is ended at a standstill of all; a fork that is under way then has a stopped child."""
+
+    async def start(end: bool) -> None:
+        rest = "exec sleep 1000" if end else "echo hi"
+        process = await station.start("sh", "-c", f"head -c 300000 /dev/zero; {rest}")
+        if end:
+            await station.signal(process, "KILL")
+        else:
+            await station.end(process)
+
+    for _ in range(40):
+        async with anyio.create_task_group() as tasks:
+            for index in range(6):
+                tasks.start_soon(start, bool(index % 2))
+
+
 async def test_stdin_is_written_and_closed(station: Station) -> None:
     process = await station.start("sort")
     await station.write(process, b"b\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 import pytest
 
@@ -12,10 +14,13 @@ from sandbox_server.errors import (
     SandboxLost,
     SandboxServerError,
 )
+from sandbox_server.execution.api import Caller
+from sandbox_server.execution.grants import Rights
 from sandbox_server.execution.manager import Manager
+from sandbox_server.execution.models import Packages, SessionRequest
 from sandbox_server.execution.sessions import MOST_ENDED_EACH
 from tests.execution.handles import ALICE, BOB, cell, create, handle_of, refusal
-from tests.execution.support import nothing_left, run, told
+from tests.execution.support import GRANTS, PYTHON, ignore, managed, nothing_left, run, told
 
 pytestmark = pytest.mark.anyio
 
@@ -92,3 +97,52 @@ async def test_what_is_remembered_of_ended_sessions_is_bounded(manager: Manager)
     assert forgotten.message == (await refusal(lambda: run(manager, "out", session="never"))).message
     with pytest.raises(NotFound, match="closed"):
         await run(manager, "out hi", principal="bob", session=handle_of(theirs))
+
+
+async def test_a_session_whose_right_ends_while_it_is_made_takes_its_sandbox_along(
+    engine: FakeEngine,
+) -> None:
+    engine.gate = anyio.Event()
+    refused: list[SandboxServerError] = []
+    async with managed(engine) as manager, anyio.create_task_group() as tasks:
+
+        async def make() -> None:
+            refused.append(await refusal(lambda: create(manager)))
+
+        tasks.start_soon(make)
+        await anyio.wait_all_tasks_blocked()
+        manager.regrant((), PYTHON.revision, lambda who: Rights(), longest_run=1)
+        engine.gate.set()
+        await anyio.wait_all_tasks_blocked()
+        assert [type(error) for error in refused] == [NotFound]
+        assert manager.sessions.list(caller=ALICE) == ()
+        assert await nothing_left(manager, engine)
+
+
+async def test_a_session_that_gets_its_packages_is_at_work_until_it_has_them(manager: Manager) -> None:
+    grant = replace(GRANTS["python"], egress="anything", packages=("*",))
+    caller = Caller("ann", rights=Rights({"python": grant}))
+    arrived, states = anyio.Event(), list[str]()
+
+    async def install(*_: object) -> Packages:
+        await arrived.wait()
+        return Packages((), True, 0.0, 0)
+
+    async def make() -> None:
+        asked = SessionRequest("python", packages=("six",))
+        await manager.sessions.create(asked, caller=caller, on_event=ignore)
+
+    async def restart(handle: str) -> None:
+        view = await manager.sessions.reset(handle, "interpreter", caller=caller, on_event=ignore)
+        states.append(view.info.state)
+
+    manager.sessions.install = install
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(make)
+        await anyio.wait_all_tasks_blocked()
+        [seen] = manager.sessions.list(caller=caller)
+        tasks.start_soon(restart, handle_of(seen))
+        await anyio.wait_all_tasks_blocked()
+        assert (seen.running, states) == (True, [])
+        arrived.set()
+    assert states == ["reset"]

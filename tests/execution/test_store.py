@@ -134,6 +134,16 @@ async def test_when_all_is_taken_the_greatest_owner_gives_way() -> None:
         assert store.taken <= 64 * KIB
 
 
+async def test_who_has_the_most_in_runs_that_go_on_keeps_nobody_out() -> None:
+    """What a run has not left yet can't give way: then the next greatest does."""
+    async with opened(None) as store, store.deposit("busy") as one, store.deposit("busy") as two:
+        assert store.claim(one, 16 * KIB) + store.claim(two, 16 * KIB) == 32 * KIB
+        old = await keep(store, "hoarder", b"x" * 16 * KIB)
+        new = await keep(store, "hoarder", b"x" * 16 * KIB)
+        await keep(store, "newcomer", b"x" * 16 * KIB)
+        assert (store.find("hoarder", old.id), store.find("hoarder", new.id)) == (None, new)
+
+
 async def test_one_run_has_a_quarter_and_a_file_is_kept_whole_or_not_at_all() -> None:
     async with opened(None) as store, store.deposit("me") as deposit:
         assert store.new_file(deposit, 16 * KIB + 1) is None
