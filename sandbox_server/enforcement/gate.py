@@ -15,7 +15,7 @@ import anyio.to_thread
 from sandbox_server.audit.log import DecisionLog
 from sandbox_server.enforcement.current import Current
 from sandbox_server.enforcement.quotas import Quotas, kind_of
-from sandbox_server.errors import PolicyDenied, QuotaExceeded, SandboxServerError
+from sandbox_server.errors import Busy, PolicyDenied, QuotaExceeded, SandboxServerError
 from sandbox_server.execution.api import Caller
 from sandbox_server.policy.decision import Decision, Limit, Principal, Request
 from sandbox_server.policy.engine import decide
@@ -70,7 +70,7 @@ class Gate:
     async def admit(
         self, caller: Caller, request: Request, confirm: Confirm, *, columns: Columns | None = None
     ) -> AsyncIterator[Admission]:
-        """Raises PolicyDenied, QuotaExceeded, AuditUnavailable, and what `confirm` raises."""
+        """Raises PolicyDenied, QuotaExceeded, AuditUnavailable, Busy, and what `confirm` raises."""
         begun = time.monotonic()
         policy, who = self.current.policy, _known(caller.who)
         quota = self.current.effective(who).quotas
@@ -85,6 +85,7 @@ class Gate:
             if isinstance(exceeded := decision.grant, QuotaExceeded):
                 raise exceeded
             await self._answered(decision, confirm)
+            self._check_current(caller, decision)
             reserved = self.quotas.reserve_cpu(caller.principal, quota, _cpu(request, decision))
             token = _admission.set(entered)
             try:
@@ -170,6 +171,15 @@ class Gate:
                 rule=decision.rule,
                 hint="nothing was run; it needs a client that can ask (elicitation), and a yes",
             )
+
+
+    def _check_current(self, caller: Caller, decision: Decision) -> None:
+        """A policy that was replaced while the line was written or the human asked decides nothing more, nor
+        do the rights that the caller brought. Raises Busy."""
+        revision = self.current.policy.revision
+        brought = revision if caller.rights is None else caller.rights.revision
+        if not decision.revision == brought == revision:
+            raise Busy("the policy has just changed", retry_after=0.1, hint="nothing was run; call again")
 
 
 def denied(decision: Decision) -> PolicyDenied:

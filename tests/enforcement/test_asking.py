@@ -98,3 +98,23 @@ async def test_a_yes_is_for_one_call_and_for_once(tmp_path: Path) -> None:
         with pytest.raises(Exception, match="requestState"):
             await client.session.call_tool("code_execution", {"code": "out other"}, **again)
         assert len(here.engine.started) == 1
+
+
+async def test_a_yes_does_not_outlive_the_policy_that_asked(tmp_path: Path) -> None:
+    """The human takes their time, and meanwhile the operator closes what was asked for."""
+    both = ASKING.replace("allow: [filesystem], ask: [code_execution]", "allow: [sandbox], ask: [filesystem]")
+    closed = both.replace("    code:", "    files: {allow: []}\n    code:")
+    edits = [both, closed]
+    async with place(tmp_path, both) as here:
+
+        async def late(context: ClientRequestContext, params: types.ElicitRequestParams) -> types.ElicitResult:
+            assert await here.rewrite(edits.pop(0))
+            return types.ElicitResult(action="accept", content={"approve": True})
+
+        async with here.client("legacy", elicitation_callback=late) as client:
+            (made,) = (await call(client, "sandbox", operation="create"))["sessions"]
+            wanted = {"operation": "write", "path": "a.txt", "content": "x", "session": made["id"]}
+            await call(client, "filesystem", **wanted)
+            refused = await refusal(client, "filesystem", **wanted)
+    assert (refused["code"], refused["retry_safe"]) == ("busy", True)
+    assert "policy has just changed" in refused["message"]
