@@ -31,9 +31,7 @@ def _grants(policy: Policy) -> Iterator[tuple[Path, DatabaseSettings]]:
     for role in policy.file.roles:
         for name, grants in policy.compiled.effective((role,)).databases.items():
             for grant in grants:
-                if (
-                    grant.rule == f"roles.{role}.databases.{name}"
-                ):  # inherited: looked at there
+                if grant.rule == f"roles.{role}.databases.{name}":  # inherited: looked at there
                     yield ("roles", role, "databases", name), settings_of(grant)
 
 

@@ -141,8 +141,8 @@ class Gate:
     async def _decided(
         self, policy: Policy, who: Principal, request: Request, columns: Columns | None
     ) -> Decision:
-        """Judging SQL takes milliseconds, and up to half a second of what was made to take long: elsewhere than
-        in the loop that serves everybody."""
+        """Judging SQL takes milliseconds, and up to half a second of what was made to take long: that is done
+        elsewhere than in the loop that serves everybody."""
         asked = partial(decide, policy, who, request, columns=columns)
         if request.tool != "database":
             return asked()

@@ -40,8 +40,8 @@ class DatabaseLimits(Strict):
 
 
 class Param(Strict):
-    """`allowed`: the only values, if any are given. `min` and `max` are the type's own values (a date as text),
-    `max_length` is of strings: characters."""
+    """`allowed`: the only values, if any are given. `min` and `max` are the type's own values (a date as
+    text), `max_length` is of strings: characters."""
 
     type: Literal["string", "integer", "number", "boolean", "date", "datetime"]
     note: Note | None = None
