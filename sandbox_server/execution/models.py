@@ -130,7 +130,8 @@ class Artifact:
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What the run took. `cpu` in seconds over all its processes; `peak_memory` in bytes, the
-    most the whole sandbox has held since it was made, also in earlier runs. None: this runtime can't tell."""
+    most the whole sandbox has held since it was made, so also in a session's earlier runs. None: this runtime
+    can't tell, or the sandbox is one that was used again."""
 
     wall: float
     cpu: float | None

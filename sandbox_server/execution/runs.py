@@ -116,7 +116,8 @@ def result_of(
         usage=Usage(
             wall=exit.wall,
             cpu=report.cpu_us / 1e6 if report and report.cpu_us is not None else None,
-            peak_memory=report.peak_memory if report else None,
+            # The kernel's peak is the sandbox's: of one that is used again it may be that of another call.
+            peak_memory=report.peak_memory if report and not clock.reused else None,
         ),
         timings=Timings(
             queue=clock.queued,

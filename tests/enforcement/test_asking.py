@@ -107,7 +107,7 @@ async def test_a_yes_does_not_outlive_the_policy_that_asked(tmp_path: Path) -> N
     edits = [both, closed]
     async with place(tmp_path, both) as here:
 
-        async def late(context: ClientRequestContext, params: types.ElicitRequestParams) -> types.ElicitResult:
+        async def late(_: ClientRequestContext, params: types.ElicitRequestParams) -> types.ElicitResult:
             assert await here.rewrite(edits.pop(0))
             return types.ElicitResult(action="accept", content={"approve": True})
 

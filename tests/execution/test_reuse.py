@@ -35,6 +35,16 @@ async def test_the_next_run_of_the_same_caller_is_in_the_same_sandbox(engine: Fa
         assert (container.runner.ran, container.runner.scrubs) == (4, 0)
 
 
+async def test_the_peak_of_an_earlier_run_is_not_told_as_that_of_a_later_one(engine: FakeEngine) -> None:
+    async with managed(engine, reuse=True) as manager:
+        peaks = []
+        for _ in range(2):
+            result = await run(manager, "out hi", principal="p", reuse=True)
+            peaks.append(result.usage.peak_memory)
+            await anyio.wait_all_tasks_blocked()
+        assert (peaks[0] is not None, peaks[1]) == (True, None)
+
+
 async def test_what_a_run_leaves_is_scrubbed_before_the_next(engine: FakeEngine) -> None:
     async with managed(engine, reuse=True) as manager:
         assert [await again(manager, "mess"), await again(manager)] == [False, True]
