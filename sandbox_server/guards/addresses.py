@@ -6,7 +6,7 @@ private addresses and of two clouds' metadata services, and `is_private` is fals
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from sandbox_server.guards.web import Network
@@ -96,18 +96,16 @@ def judge(address: IPAddress, opened: Iterable[Network] = (), own: Iterable[IPAd
     if isinstance(address, IPv6Address) and address.scope_id:
         return "an address with a zone"
     inner = embedded(address)
-    if address in METADATA or inner in METADATA:
+    if address in METADATA or not METADATA.isdisjoint(inner):
         return "a cloud metadata address"
     opened = tuple(opened)
     if any(address.version == network.version and address in network for network in opened):
-        if inner is None:
-            return None
-        reason = judge(inner, opened, own)
+        reason = next(filter(None, (judge(each, opened, own) for each in inner)), None)
         return None if reason is None else f"an address that embeds {reason}"
     mine = frozenset(own)
-    if address in mine or inner in mine:
+    if address in mine or not mine.isdisjoint(inner):
         return "an address of this host"
-    hidden = None if inner is None else _reserved(inner)
+    hidden = next(filter(None, map(_reserved, inner)), None)
     return _reserved(address) or (hidden and f"an address that embeds {hidden}")
 
 
@@ -121,26 +119,45 @@ def _reserved(address: IPAddress) -> str | None:
     return None if what is None else f"a reserved address ({what})"
 
 
-def embedded(address: IPAddress) -> IPv4Address | None:
-    """The IPv4 address that a router or the kernel would make of this one, if any."""
+def embedded(address: IPAddress) -> tuple[IPv4Address, ...]:
+    """The IPv4 addresses that a router or the kernel may make of this one."""
     if isinstance(address, IPv4Address):
-        return None
+        return ()
     value = int(address)
     if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
+        return (address.ipv4_mapped,)
     if address.sixtofour is not None:
-        return address.sixtofour
+        return (address.sixtofour,)
     if address.teredo is not None:
-        return address.teredo[1]
+        return (address.teredo[1],)
     low, high = value & 0xFFFFFFFF, value >> 32
     # Compatible ::/96, translated ::ffff:0:0/96, NAT64 64:ff9b::/96, and ISATAP in any prefix.
     if high in (0xFFFF0000, 0x64FF9B << 64) or (high == 0 and low > 1):
-        return IPv4Address(low)
-    if value >> 80 == 0x64FF9B0001:
-        return IPv4Address(low)
+        return (IPv4Address(low),)
+    if value >> 80 == _LOCAL_NAT64:
+        return tuple(_translated(value))
     if high & 0xFDFFFFFF == 0x5EFE:
-        return IPv4Address(low)
-    return None
+        return (IPv4Address(low),)
+    return ()
+
+
+_LOCAL_NAT64 = 0x64FF9B0001
+"""64:ff9b:1::/48, which a network cuts into prefixes of its own (RFC 8215)."""
+
+
+def _translated(value: int) -> Iterator[IPv4Address]:
+    """By every length that a translator's prefix may have there (RFC 6052): which one it has can't be seen.
+
+    But for /96 the address is in two parts around eight bits. What follows it translators ignore, so it
+    tells nothing. Readings in 0.0.0.0/8 lead nowhere, and every address has some.
+    """
+    readings = [value & 0xFFFFFFFF]
+    for before in (16, 8, 0):
+        after = 32 - before
+        first = value >> 64 & ((1 << before) - 1)
+        readings.append(first << after | (value >> (56 - after) & ((1 << after) - 1)))
+    some = [each for each in readings if each >> 24]
+    yield from map(IPv4Address, some or readings[:1])
 
 
 def check_opened(network: Network) -> str | None:

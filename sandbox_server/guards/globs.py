@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self, TypeVar
+from typing import Final, Self
 
 from sandbox_server.guards.names import UrlRefused
 from sandbox_server.guards.paths import canonical_path, readings
 
 _BAD = re.compile(r"[^\x21-\x7e]|[\\?#]")
-T = TypeVar("T")
+_MOST_SEGMENTS: Final = 64
+"""They are what a path's segments are tried against, all of them in the worst case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class PathGlob:
         if _BAD.search(text):
             raise ValueError("a path glob must be ASCII, without spaces, ?, # and backslashes")
         segments = tuple(text[1:].split("/"))
+        if len(segments) > _MOST_SEGMENTS:
+            raise ValueError(f"a path glob may have at most {_MOST_SEGMENTS} segments")
         if any("**" in segment and segment != "**" for segment in segments):
             raise ValueError("** must be a whole segment, as in /repos/**")
         try:
@@ -53,7 +56,7 @@ class PathGlob:
         return any(self._match(each) for each in readings(path))
 
     def _match(self, path: str) -> bool:
-        return _wild(self.segments, path[1:].split("/"), "**", _match_segment)
+        return _match_path(self.segments, path[1:].split("/"))
 
     def __str__(self) -> str:
         return self.text
@@ -62,24 +65,39 @@ class PathGlob:
 def _match_segment(glob: str, segment: str) -> bool:
     if glob == "*":
         return segment != ""
-    if "*" not in glob:
+    first, *middle = glob.split("*")
+    if not middle:
         return glob == segment
-    return _wild(glob, segment, "*", str.__eq__)
+    last = middle.pop()
+    end = len(segment) - len(last)
+    at = len(first)
+    if at > end or not (segment.startswith(first) and segment.endswith(last)):
+        return False
+    # Each piece as early as it goes leaves the most for the next; `find` is linear also in the worst case.
+    for piece in middle:
+        found = segment.find(piece, at, end)
+        if found < 0:
+            return False
+        at = found + len(piece)
+    return True
 
 
-def _wild(glob: Sequence[T], items: Sequence[T], star: T, same: Callable[[T, T], bool]) -> bool:
-    """At most len(glob) x len(items) steps: only the last star ever has to take one item more."""
+def _match_path(glob: Sequence[str], path: Sequence[str]) -> bool:
+    """At most len(glob) x len(path) steps: only the last ** ever has to take one segment more."""
     at = position = 0
     resume: tuple[int, int] | None = None
-    while position < len(items):
-        if at < len(glob) and glob[at] == star:
+    while position < len(path):
+        here = glob[at] if at < len(glob) else ""
+        if here == "**":
             resume = (at + 1, position)
             at += 1
-        elif at < len(glob) and same(glob[at], items[position]):
+        elif at < len(glob) and (
+            here == path[position] or ("*" in here and _match_segment(here, path[position]))
+        ):
             at, position = at + 1, position + 1
         elif resume is not None:
             at, position = resume[0], resume[1] + 1
             resume = (at, position)
         else:
             return False
-    return all(each == star for each in glob[at:])
+    return all(each == "**" for each in glob[at:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import timeit
 
 import pytest
 from hypothesis import given
@@ -145,7 +146,29 @@ def test_no_path_makes_a_glob_slow() -> None:
     assert time.perf_counter() - began < 2
 
 
-SEGMENT = st.sampled_from(["a", "b", "ab", "*", "**", "a*", "*b"])
+@pytest.mark.parametrize(
+    ("glob", "path"),
+    [
+        ("/*" + "a" * 900 + "b", "/" + "a" * 8190),
+        ("/*" + "a" * 900 + "b*", "/" + "a" * 8190),
+        ("/*" + "ab" * 450 + "*b*c", "/" + "ab" * 4095),
+        ("/**" + "/a" * 62 + "/b", "/a" * 4096),
+    ],
+)
+def test_the_longest_path_does_not_make_the_longest_literal_slow(glob: str, path: str) -> None:
+    parsed = PathGlob.parse(glob)
+    best = min(timeit.repeat(lambda: parsed.matches(path), number=1, repeat=3))
+    assert not parsed.matches(path)
+    assert best < 0.2
+
+
+def test_a_glob_has_a_bounded_number_of_segments() -> None:
+    assert PathGlob.parse("/a" * 64)
+    with pytest.raises(ValueError, match="64 segments"):
+        PathGlob.parse("/a" * 65)
+
+
+SEGMENT = st.sampled_from(["a", "b", "ab", "*", "**", "a*", "*b", "a*b", "*ab*b", "a*a"])
 
 
 @given(
