@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from mcp import Client
 from rich.console import Console
 
 from demo.clients import setups
-from demo.sales import make_sales
-from demo.server import NoServer, running_server
-from demo.steps import STEPS, Broken, Stage, claim
+from demo.sales import Sales, make_sales
+from demo.server import NoServer, Running, running_server
+from demo.stage import Broken, Stage, claim
+from demo.steps import STEPS
 
 OUTPUT = Path("demo-output")
 
@@ -58,21 +60,34 @@ def _fail(console: Console, error: BaseException, log: Path) -> int:
 
 
 async def _demonstrate(console: Console, output: Path, log: Path) -> None:
+    sales = make_sales()
+    with tempfile.TemporaryDirectory(prefix="sandbox-demo-") as state:
+        async with running_server(log, Path(state), sales) as server:
+            await _perform(console, server, sales, output)
+        console.print(f"[bold]{len(STEPS) + 1}. The server stops[/]\n   {await _left(server)}")
+
+
+async def _perform(console: Console, server: Running, sales: Sales, output: Path) -> None:
     # The handshake of the legacy era makes an HTTP session, which keeps its state between calls.
     # In the 2026-07-28 era each HTTP request stands alone and would get a sandbox of its own.
-    async with running_server(log) as server, Client(server.url, mode="legacy") as client:
+    async with Client(server.url, mode="legacy") as client:
         tools = ", ".join(tool.name for tool in (await client.list_tools()).tools)
-        version = client.protocol_version
         console.print(
-            f"[bold]sandbox-server[/] at {server.url}, MCP {version}, tools: {tools}\n", soft_wrap=True
+            f"[bold]sandbox-server[/] at {server.url}, MCP {client.protocol_version}", soft_wrap=True
         )
-        stage = Stage(client, make_sales(), output, server.port)
+        console.print(f"tools: {tools}\n", soft_wrap=True)
+        stage = Stage(client, sales, output, server.port)
         for number, step in enumerate(STEPS, 1):
             console.print(f"[bold]{number}. {step.title}[/]")
             console.print(f"   {await step.act(stage)}", markup=False, soft_wrap=True)
+
+
+async def _left(server: Running) -> str:
     left = await server.containers_left()
     claim(left == 0, "the server leaves no container behind", f"{left} containers")
-    console.print(f"[bold]{len(STEPS) + 1}. The server stops[/]\n   no container is left")
+    proof = server.decisions()
+    claim(proof.holds and proof.lines > 0, "the decision log holds", proof)
+    return f"no container is left; its decision log of {proof.lines} hash-chained lines holds"
 
 
 def _print_setups(console: Console) -> None:

@@ -76,3 +76,29 @@ interfaces = sorted(line.split(":")[0].strip() for line in open("/proc/net/dev")
 print(interfaces)
 attempts
 """
+
+# What `process` starts; it tells its port, then serves the files of the session.
+SITE = """
+import http.server
+
+with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as site:
+    print(site.server_port, flush=True)
+    site.serve_forever()
+"""
+
+VISIT = """
+import urllib.request
+
+len(urllib.request.urlopen("http://127.0.0.1:{port}/sales.csv", timeout=5).read())
+"""
+
+LOOK_AWAY = """
+import urllib.request
+
+try:
+    urllib.request.urlopen("http://127.0.0.1:{port}/", timeout=5)
+    found = "REACHED"
+except OSError as error:
+    found = str(error)
+found
+"""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,10 +16,14 @@ from urllib.parse import urlsplit
 import anyio
 from anyio.abc import Process
 
+from demo.sales import Sales
+from demo.shop import make_shop
+from sandbox_server.audit.verify import Proof, verify
 from sandbox_server.engines.base import Owner
 from sandbox_server.engines.docker import DockerEngine
 from sandbox_server.images.recipes import tag_of
 
+POLICY = Path(__file__).parent / "policy.yaml"
 START_SECONDS = 30.0
 STOP_SECONDS = 60.0
 
@@ -34,6 +38,7 @@ class Running:
 
     url: str
     instance: str
+    state: Path
 
     @property
     def port(self) -> int:
@@ -49,21 +54,28 @@ class Running:
         _forget_cgroup(self.instance)
         return left
 
+    def decisions(self) -> Proof:
+        """What the decision log proves."""
+        return verify((self.state / "decisions").iterdir())
+
 
 @asynccontextmanager
-async def running_server(log: Path) -> AsyncIterator[Running]:
-    """The real server with the shipped policy, stopped in order at the end. Raises NoServer."""
-    with tempfile.TemporaryDirectory(prefix="sandbox-demo-") as state, log.open("wb") as out:
+async def running_server(log: Path, state: Path, sales: Sales) -> AsyncIterator[Running]:
+    """The real server with the policy of the demo, stopped in order at the end. Raises NoServer."""
+    with log.open("wb") as out:
         command = [sys.executable, "-m", "sandbox_server", "serve", "--transport", "http", "--port", "0"]
-        command += ["--no-auth", "--state-dir", state, "--instance", "demo"]
+        command += ["--no-auth", "--state-dir", str(state), "--instance", "demo", "--policy", str(POLICY)]
+        shop = state / "shop.db"
+        make_shop(sales, shop)
+        environ = {**os.environ, "SANDBOX_SECRET_SHOP_DSN": f"sqlite:///{shop}"}
         # A session of its own: Ctrl-C reaches only us, and we stop it.
         process = await anyio.open_process(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            command, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
         try:
             url = await _listening(process, log)
             instance = await anyio.Path(state, "instance-demo").read_text()
-            yield Running(url, instance.strip())
+            yield Running(url, instance.strip(), state)
         finally:
             with anyio.CancelScope(shield=True):
                 await _stop(process)

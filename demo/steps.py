@@ -3,73 +3,17 @@
 from __future__ import annotations
 
 import ast
-import base64
 import struct
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
-from mcp import Client
-from mcp_types import ImageContent
 
 from demo import programs
-from demo.sales import Sales
+from demo.reach import background, database, web
+from demo.stage import Answer, Stage, Step, claim
 
 PNG = b"\x89PNG\r\n\x1a\n"
 LATE = 1.0
 """Seconds after its time-out by which a stopped program must be back here, on a busy machine too."""
 BOMB_LATE = 3.0
 """The same for a fork bomb: the claim is that it is contained, while it fights for every processor."""
-
-
-class Broken(Exception):
-    """A claim of the demo does not hold."""
-
-
-def claim(holds: bool, what: str, observed: object) -> None:
-    """Raises Broken unless `what` is true."""
-    if not holds:
-        raise Broken(f"{what}; observed: {observed}")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One call: its structured result, its images, the seconds it took seen from here."""
-
-    result: dict[str, Any]
-    images: list[bytes]
-    seconds: float
-
-
-@dataclass
-class Stage:
-    """What the steps share. `port` is the server's."""
-
-    client: Client
-    sales: Sales
-    output: Path
-    port: int
-    session: str | None = None
-    notes: list[str] = field(default_factory=list)
-
-    async def run(self, code: str, **arguments: Any) -> Answer:
-        """Call `code_execution`. Raises Broken if the server refuses."""
-        begin = time.perf_counter()
-        answer = await self.client.call_tool("code_execution", {"code": code, **arguments})
-        seconds = time.perf_counter() - begin
-        result: dict[str, Any] = answer.structured_content or {}
-        claim(not answer.is_error and "outcome" in result, "the server runs the code", result)
-        images = [base64.b64decode(each.data) for each in answer.content if isinstance(each, ImageContent)]
-        return Answer(result, images, seconds)
-
-
-@dataclass(frozen=True)
-class Step:
-    title: str
-    act: Callable[[Stage], Awaitable[str]]
-    """Returns what was observed. Raises Broken."""
 
 
 async def analyse(stage: Stage) -> str:
@@ -183,8 +127,11 @@ async def _stopped(stage: Stage, program: str, timeout: float, *, late: float = 
 STEPS = (
     Step("A CSV goes in, pandas analyses it", analyse),
     Step("A plot comes back, drawn from kept state", plot),
+    Step("A server in the background", background),
+    Step("A database, as far as the policy grants it", database),
+    Step("The web, as far as the policy grants it", web),
     Step("An endless loop", endless_loop),
     Step("A fork bomb", fork_bomb),
     Step("A memory bomb", memory_bomb),
-    Step("The network", network),
+    Step("The network of a sandbox", network),
 )

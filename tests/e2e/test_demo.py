@@ -15,7 +15,7 @@ import pytest
 
 from demo.clients import http_command, setups, stdio_command
 from demo.sales import make_sales
-from demo.steps import Broken, claim
+from demo.stage import Broken, claim
 
 ROOT = Path(__file__).parents[2]
 DEMO_SECONDS = 180
@@ -53,7 +53,13 @@ def test_the_demo_runs_and_every_claim_holds(tmp_path: Path) -> None:
         "Resource temporarily unavailable",
         "outcome out_of_memory",
         "no interface but lo",
+        "a web server that outlives its call gave 304,490 bytes",
+        "SQLite, the same sums to the cent",
+        "column email of main.customers is not allowed",
+        "DELETE FROM sales: denied, delete is not granted on this database; granted: select",
+        "this path is not allowed on the host; allowed: /3/**",
         "no container is left",
+        "hash-chained lines holds",
     ):
         assert expected in said
     assert re.search(r"killed at \d+ MB", said)
@@ -71,19 +77,17 @@ def _check_plot(path: Path) -> None:
 
 
 def test_a_demo_whose_server_does_not_start_says_why_and_fails(tmp_path: Path) -> None:
-    policy = tmp_path / "policy.yaml"
-    policy.write_text("schema: sandbox-policy/v1\nroles: {}\n")
     done = subprocess.run(
         [sys.executable, "-m", "demo", "--output", str(tmp_path / "out")],
         cwd=ROOT,
-        env={**os.environ, "SANDBOX_SERVER_POLICY": str(policy)},
+        env={**os.environ, "SANDBOX_SERVER_CA_BUNDLE": str(tmp_path / "no-bundle.pem")},
         capture_output=True,
         text=True,
         timeout=DEMO_SECONDS,
     )
     assert done.returncode == 1
     assert "demo failed: the server does not start" in done.stdout
-    assert "exactly one role" in done.stdout
+    assert "no-bundle.pem" in done.stdout.replace("\n", "")
 
 
 def test_a_claim_that_does_not_hold_says_what_was_observed() -> None:
