@@ -14,7 +14,7 @@ from sandbox_server.enforcement.web import web_judge
 from sandbox_server.errors import PolicyDenied
 from sandbox_server.guards.urls import parse_url
 from sandbox_server.policy.decision import Decision, Request
-from tests.enforcement.place import answering, call, place, refusal
+from tests.enforcement.place import answering, call, place, refusal, unread
 
 pytestmark = pytest.mark.anyio
 
@@ -153,3 +153,34 @@ async def test_a_yes_is_not_for_where_a_redirect_leads_by_another_rule(tmp_path:
             with pytest.raises(PolicyDenied) as caught:
                 judge("GET", parse_url("https://b.example.org/"), 0)
         assert caught.value.reason == "ask.too_late"
+
+
+ASKED_FIRST = """
+roles:
+  basic:
+    tools: {ask: [filesystem, code_execution, web_api, database]}
+    code: {languages: {python: {}}}
+    web: {allow: [{hosts: [a.example.org]}]}
+resources:
+  - api: {name: front, url: "https://a.example.org/front"}
+"""
+
+
+@pytest.mark.parametrize("uri", ["api://front", "sandbox://h/a.txt"])
+async def test_a_resource_is_no_way_round_a_tool_that_asks_first(tmp_path: Path, era: str, uri: str) -> None:
+    no, asked = answering("decline")
+    async with place(tmp_path, ASKED_FIRST) as here, here.client(era, elicitation_callback=no) as client:
+        refused = await unread(client, uri)
+        (decision, *_) = await here.record()
+    assert decision["decision"] == "ask"
+    assert decision["rule"].startswith("roles.basic.tools.ask[")
+    assert len(asked) == 1
+    assert refused.startswith("policy_denied")
+
+
+async def test_what_one_granted_tool_reads_is_read_without_asking_for_another(tmp_path: Path) -> None:
+    both = ASKED_FIRST.replace("{ask: [filesystem, code", "{allow: [filesystem], ask: [code")
+    async with place(tmp_path, both) as here, here.client("2026-07-28") as client:
+        await unread(client, "sandbox://h/a.txt")
+        (decision, *_) = await here.record()
+    assert (decision["decision"], decision["rule"]) == ("allow", "roles.basic.tools.allow[0]")
