@@ -118,11 +118,13 @@ async def _check_host(engine: DockerEngine, policy: Policy) -> None:
 async def serve(settings: Settings) -> None:
     """Serve until the client leaves (stdio) or the caller cancels."""
     # Here, because the protocol's library takes half a second to import and other commands do without.
+    from sandbox_server.enforcement.reloading import fingerprint
     from sandbox_server.protocol.guarded import guarded_server
     from sandbox_server.serving import Ruling, open_enforced
     from sandbox_server.transports.http import HttpSettings, serve_http
     from sandbox_server.transports.stdio import serve_stdio
 
+    seen = fingerprint(settings.policy)  # before it is read: what changes from now on is noticed
     policy = load(settings)
     async with AsyncExitStack() as stack:
         lease = stack.enter_context(take_instance(settings.state_dir, settings.instance))
@@ -130,7 +132,8 @@ async def serve(settings: Settings) -> None:
         engine, egress = _engine(settings, lease.id), enforced.outside.gateway
         # Whoever comes without rights gets none: they come with each call, from the policy in force.
         manager = await _enter_manager(stack, settings, engine, lease.slot, policy, {}, egress)
-        ruling = Ruling(settings, enforced, manager, partial(load, settings), partial(_check_host, engine))
+        check = partial(_check_host, engine)
+        ruling = Ruling(settings, enforced, manager, partial(load, settings), check, seen)
         ruling.begin()
         background = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(background.cancel_scope.cancel)

@@ -16,7 +16,7 @@ from sandbox_server.config import Settings
 from sandbox_server.enforcement.current import Current, rights_of
 from sandbox_server.enforcement.gate import Gate
 from sandbox_server.enforcement.quotas import Quotas
-from sandbox_server.enforcement.reloading import Reloading, check_tests
+from sandbox_server.enforcement.reloading import Fingerprint, Reloading, check_tests
 from sandbox_server.engines.profile import Profile
 from sandbox_server.execution.manager import Manager
 from sandbox_server.outside import Outside, OwnPorts, Redaction, open_outside, open_secrets, trust_of
@@ -66,13 +66,19 @@ class Ruling:
     """Over a manager that runs: puts a policy in force, now and when it changes."""
 
     def __init__(
-        self, settings: Settings, enforced: Enforced, manager: Manager, load: Load, check: Check
+        self,
+        settings: Settings,
+        enforced: Enforced,
+        manager: Manager,
+        load: Load,
+        check: Check,
+        seen: Fingerprint | None = None,
     ) -> None:
         self._settings = settings
         self._enforced = enforced
         self._manager = manager
         self._check = check
-        self.reloading = Reloading(settings.policy, load, self._adopt)
+        self.reloading = Reloading(settings.policy, load, self._adopt, seen)
 
     def begin(self) -> None:
         """With the policy that is in force already."""

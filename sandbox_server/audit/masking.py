@@ -22,9 +22,14 @@ Keep = Literal["hash", "text", "none"]
 
 MASKED: Final = "[masked]"
 CODE_KEYS: Final = frozenset(
-    {"code", "content", "contents", "data", "body", "files", "input", "stdin", "edits", "old", "new"}
+    {
+        *("code", "content", "contents", "content_base64", "data", "data_base64", "body", "files", "input"),
+        *("stdin", "edits", "old", "new", "command", "env", "args"),
+    }
 )
 SQL_KEYS: Final = frozenset({"sql", "query", "statement"})
+PARAMS: Final = "params"
+URL_KEYS: Final = frozenset({"url", "uri"})
 _CALL: Final = ("args", "resource")
 """What of a record comes from the caller: only there a key is the name of an argument."""
 _MOST: Final = 200
@@ -37,13 +42,15 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class AuditRules:
-    """The policy's `audit:`. `log`: every decision, only what was refused or observed, or nothing.
+    """The policy's `audit:`. `log`: every decision, only what was refused or observed, or nothing. `code` is
+    all that goes into programs, `sql` statements and their values, `query` what a URL asks for.
     `mask`: names (of headers, of keys) at any depth, paths such as `params.password`; `*` is any text.
     `on_failure`: whether calls go on when the log can't be written."""
 
     log: Literal["all", "denied", "none"] = "all"
     code: Keep = "hash"
     sql: Keep = "hash"
+    query: Keep = "hash"
     mask: tuple[str, ...] = ()
     on_failure: Literal["stop", "continue"] = "stop"
 
@@ -85,8 +92,12 @@ class Masking:
                 return MASKED
             if key in SQL_KEYS:
                 return self._kept(value, self._rules.sql)
-            if key in CODE_KEYS and value not in (None, "", (), {}):
+            if key == PARAMS and value and self._rules.sql != "text":
+                return self._kept(value, self._rules.sql)
+            if key in CODE_KEYS and value not in (None, "", (), {}, []):
                 return self._kept(value, self._rules.code)
+            if key in URL_KEYS and isinstance(value, str):
+                value = self._url(value)
         match value:
             case None | bool():
                 return value
@@ -122,6 +133,15 @@ class Masking:
         # An item is masked like what holds it; the path grows so that nesting ends.
         found = [self._value(item, "", (*path, "*"), call=call) for item in value[:_MOST]]
         return found if len(value) <= _MOST else [*found, f"... {len(value) - _MOST} more"]
+
+    def _url(self, url: str) -> str:
+        """A URL still, which the same rules judge as they did: none looks at what it asks for."""
+        place, mark, asked = url.partition("?")
+        if not mark or self._rules.query == "text":
+            return url
+        raw = asked.encode("utf-8", "surrogatepass")
+        digest = f"sha256={hashlib.sha256(raw).hexdigest()}&" if self._rules.query == "hash" else ""
+        return f"{place}?{digest}bytes={len(raw)}"
 
     def _kept(self, value: object, keep: Keep) -> object:
         text = value if isinstance(value, str) else _plain(value)

@@ -122,7 +122,8 @@ class Gate:
         principal = _known(who)
         decision = decide(self.current.policy, principal, request, columns=columns)
         entered = admission()
-        same = entered is not None and entered.confirmed and entered.request.tool == request.tool
+        # The human has seen one rule's question: a yes to it is none to another's.
+        same = entered is not None and entered.confirmed and entered.decision.rule == decision.rule
         if decision.effect == "ask" and not same:
             decision = replace(
                 decision,
@@ -171,7 +172,6 @@ class Gate:
                 rule=decision.rule,
                 hint="nothing was run; it needs a client that can ask (elicitation), and a yes",
             )
-
 
     def _check_current(self, caller: Caller, decision: Decision) -> None:
         """A policy that was replaced while the line was written or the human asked decides nothing more, nor

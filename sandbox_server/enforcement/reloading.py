@@ -23,20 +23,27 @@ from sandbox_server.policy.testing import run_cases
 LOOK_EVERY: Final = 2.0
 _MOST_FILES: Final = 1000
 _SHOWN: Final = 5
-Fingerprint = frozenset[tuple[str, int, int, int]]
+_Look = tuple[str, int, int, int, int]
+Fingerprint = frozenset[_Look]
 
 log = structlog.get_logger(__name__)
 
 
 class Reloading:
-    """`load` reads the policy, `adopt` puts it in force: or it raises, and has changed nothing."""
+    """`load` reads the policy, `adopt` puts it in force: or it raises, and has changed nothing. `seen` is how
+    the files looked before the policy in force was read; without it, how they look now."""
 
     def __init__(
-        self, path: Path, load: Callable[[], Policy], adopt: Callable[[Policy], Awaitable[None]]
+        self,
+        path: Path,
+        load: Callable[[], Policy],
+        adopt: Callable[[Policy], Awaitable[None]],
+        seen: Fingerprint | None = None,
     ) -> None:
         self._path = path
         self._load = load
         self._adopt = adopt
+        self._loaded = fingerprint(path) if seen is None else seen
         self._lock = anyio.Lock()
         self._limiter = anyio.CapacityLimiter(1)
         self.failures = 0
@@ -67,12 +74,12 @@ class Reloading:
 
     async def watch(self, *, every: float = LOOK_EVERY) -> None:
         """Reload whenever a file beside the policy has changed and is at rest."""
-        loaded = seen = await self._look()
+        seen = await self._look()
         while True:
             await anyio.sleep(every)
             found = await self._look()
-            if found == seen and found != loaded:
-                loaded = found
+            if found == seen and found != self._loaded:
+                self._loaded = found
                 await self.reload()
             seen = found
 
@@ -83,7 +90,7 @@ class Reloading:
                 await self.reload()
 
     async def _look(self) -> Fingerprint:
-        return await anyio.to_thread.run_sync(_fingerprint, self._path, limiter=self._limiter)
+        return await anyio.to_thread.run_sync(fingerprint, self._path, limiter=self._limiter)
 
 
 def check_tests(policy: Policy, path: Path) -> None:
@@ -98,7 +105,7 @@ def check_tests(policy: Policy, path: Path) -> None:
         )
 
 
-def _fingerprint(path: Path) -> Fingerprint:
+def fingerprint(path: Path) -> Fingerprint:
     """Of the policy and of everything beside it that it may include."""
     found = {_look_at(path)}
     try:
@@ -113,9 +120,10 @@ def _fingerprint(path: Path) -> Fingerprint:
     return frozenset(found)
 
 
-def _look_at(path: Path) -> tuple[str, int, int, int]:
+def _look_at(path: Path) -> _Look:
     try:
         info = path.stat()
     except OSError:
-        return path.name, 0, 0, 0
-    return path.name, info.st_mtime_ns, info.st_size, info.st_ino
+        return path.name, 0, 0, 0, 0
+    # What copies files may set their time of change back, but not the kernel's own (ctime).
+    return path.name, info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino

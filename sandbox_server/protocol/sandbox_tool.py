@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any, Literal
 
 import mcp_types as types
@@ -14,7 +13,7 @@ from sandbox_server.execution.models import ResetWhat, SessionLimits, SessionReq
 from sandbox_server.protocol.progress import with_live_output
 from sandbox_server.protocol.registry import invalid
 from sandbox_server.protocol.text import visible
-from sandbox_server.protocol.tools import Arguments, Asked, Call, Tool, ToolResult
+from sandbox_server.protocol.tools import Arguments, Call, Tool, ToolResult
 
 Operation = Literal["create", "list", "info", "reset", "extend", "close"]
 
@@ -72,15 +71,6 @@ def sandbox(executor: Executor) -> Tool:
             del schema["properties"]["packages"]
         return schema
 
-    async def ask(arguments: SandboxArguments, call: Call) -> Asked:
-        languages = executor.languages(call.caller)
-        asked: dict[str, Any] = {"operation": arguments.operation}
-        if arguments.operation == "create":
-            asked["language"] = arguments.language or next(iter(languages), "")
-            asked["packages"] = tuple(arguments.packages or ())
-            asked |= asdict(_limits(arguments.limits or LimitArguments()))
-        return Asked(asked)
-
     return Tool(
         name="sandbox",
         title="Manage sandbox sessions",
@@ -88,7 +78,6 @@ def sandbox(executor: Executor) -> Tool:
         arguments=SandboxArguments,
         handler=handle,
         fit=fit,
-        ask=ask,
         output_schema=OUTPUT_SCHEMA,
         annotations=types.ToolAnnotations(open_world_hint=False),
     )

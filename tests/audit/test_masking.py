@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,7 +54,7 @@ def test_sql_has_a_setting_of_its_own_that_holds_for_its_canonical_form_too() ->
 
 
 def test_what_the_policy_masks_is_not_there_by_name_at_any_depth_or_by_path() -> None:
-    rules = AuditRules(mask=("X-Customer", "params.password"))
+    rules = AuditRules(mask=("X-Customer", "params.password"), sql="text")
     args = {
         "headers": {"x-customer": "12345-private", "Accept": "text/html"},
         "params": {"password": "hunter22", "day": "2026-01-01"},
@@ -72,10 +73,53 @@ def test_secrets_are_masked_though_the_policy_forgot_them() -> None:
         "url": "https://user:pa55word@example.com/a?token=t0ps3cret&page=2",
         "token": 123456789,
     }
-    text = json.dumps(cleaned(args, message="sent Basic dXNlcjpwYXNzd29yZA== to it"))
+    rules = AuditRules(query="text")
+    text = json.dumps(cleaned(args, rules=rules, message="sent Basic dXNlcjpwYXNzd29yZA== to it"))
+    assert "page=2" in text
     for secret in ("abcdefghijkl", "sid=1", "k-1-2-3", "pa55word", "t0ps3cret", "dXNlcjpwYX", "123456789"):
         assert secret not in text
-    assert "page=2" in text
+
+
+def test_what_a_url_asks_for_is_a_hash_a_text_or_nothing_as_the_policy_says() -> None:
+    url = "https://example.com/people?name=Ada&born=1815#top"
+    digest = hashlib.sha256(b"name=Ada&born=1815#top").hexdigest()
+    for keep, expected in (
+        ("hash", f"https://example.com/people?sha256={digest}&bytes=22"),
+        ("text", url),
+        ("none", "https://example.com/people?bytes=22"),
+    ):
+        rules = AuditRules(query=keep)  # type: ignore[arg-type]
+        found = cleaned({"url": url, "method": "GET"}, rules=rules, resource={"url": url})
+        assert found["args"]["url"] == found["resource"]["url"] == expected
+    grep = cleaned({"uri": "run://a1/stdout?grep=Ada"}, resource={"uri": "run://a1/stdout?grep=Ada"})
+    assert "Ada" not in json.dumps(grep)
+    assert cleaned({"url": "https://example.com/a"})["args"]["url"] == "https://example.com/a"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        pytest.param({"content_base64": "QWRh"}, id="a file that is written"),
+        pytest.param({"data_base64": "QWRh"}, id="what a process reads"),
+        pytest.param({"command": ["python", "-c", "Ada"]}, id="a process"),
+        pytest.param({"env": {"WHO": "Ada"}}, id="its environment"),
+        pytest.param({"args": ["Ada"]}, id="a program's arguments"),
+    ],
+)
+def test_what_goes_into_a_program_is_kept_like_code(args: dict[str, Any]) -> None:
+    def kept(rules: AuditRules) -> bool:
+        text = json.dumps(cleaned(args, rules=rules))
+        return "Ada" in text or "QWRh" in text
+
+    assert not kept(AuditRules())
+    assert not kept(AuditRules(code="none"))
+    assert kept(AuditRules(code="text"))
+
+
+def test_values_for_a_statement_are_kept_like_sql() -> None:
+    args = {"query": "select :who", "params": {"who": "Ada"}}
+    assert "Ada" not in json.dumps(cleaned(args))
+    assert cleaned(args, rules=AuditRules(sql="text"))["args"]["params"] == {"who": "Ada"}
 
 
 def test_the_values_of_known_secrets_are_taken_out_of_every_text() -> None:

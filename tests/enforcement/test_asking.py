@@ -10,7 +10,11 @@ import mcp_types as types
 import pytest
 from mcp.client import ClientRequestContext
 
-from tests.enforcement.place import answering, call, place, refusal
+from sandbox_server.enforcement.web import web_judge
+from sandbox_server.errors import PolicyDenied
+from sandbox_server.guards.urls import parse_url
+from sandbox_server.policy.decision import Decision, Request
+from tests.enforcement.place import answering, call, place, refusal, unread
 
 pytestmark = pytest.mark.anyio
 
@@ -107,7 +111,9 @@ async def test_a_yes_does_not_outlive_the_policy_that_asked(tmp_path: Path) -> N
     edits = [both, closed]
     async with place(tmp_path, both) as here:
 
-        async def late(_: ClientRequestContext, params: types.ElicitRequestParams) -> types.ElicitResult:
+        async def late(
+            context: ClientRequestContext, params: types.ElicitRequestParams
+        ) -> types.ElicitResult:
             assert await here.rewrite(edits.pop(0))
             return types.ElicitResult(action="accept", content={"approve": True})
 
@@ -118,3 +124,63 @@ async def test_a_yes_does_not_outlive_the_policy_that_asked(tmp_path: Path) -> N
             refused = await refusal(client, "filesystem", **wanted)
     assert (refused["code"], refused["retry_safe"]) == ("busy", True)
     assert "policy has just changed" in refused["message"]
+
+
+TWO_QUESTIONS = """
+roles:
+  basic:
+    tools: {allow: [web_api]}
+    web:
+      allow:
+        - {id: first, hosts: [a.example.org], effect: ask}
+        - {id: other, hosts: [b.example.org], effect: ask}
+"""
+
+
+async def test_a_yes_is_not_for_where_a_redirect_leads_by_another_rule(tmp_path: Path) -> None:
+    async def yes(decision: Decision) -> bool:
+        return True
+
+    async with place(tmp_path, TWO_QUESTIONS) as here:
+        gate = here.enforced.gate
+        caller = gate.current.caller(here.enforced.local, None)
+        asked = Request("web_api", {"method": "GET", "url": "https://a.example.org/"})
+        async with gate.admit(caller, asked, yes):
+            judge = web_judge(gate, caller)
+            for path in ("", "moved"):
+                granted = judge("GET", parse_url(f"https://a.example.org/{path}"), 0)
+                assert granted.rule == "roles.basic.web.allow[first]"
+            with pytest.raises(PolicyDenied) as caught:
+                judge("GET", parse_url("https://b.example.org/"), 0)
+        assert caught.value.reason == "ask.too_late"
+
+
+ASKED_FIRST = """
+roles:
+  basic:
+    tools: {ask: [filesystem, code_execution, web_api, database]}
+    code: {languages: {python: {}}}
+    web: {allow: [{hosts: [a.example.org]}]}
+resources:
+  - api: {name: front, url: "https://a.example.org/front"}
+"""
+
+
+@pytest.mark.parametrize("uri", ["api://front", "sandbox://h/a.txt"])
+async def test_a_resource_is_no_way_round_a_tool_that_asks_first(tmp_path: Path, era: str, uri: str) -> None:
+    no, asked = answering("decline")
+    async with place(tmp_path, ASKED_FIRST) as here, here.client(era, elicitation_callback=no) as client:
+        refused = await unread(client, uri)
+        (decision, *_) = await here.record()
+    assert decision["decision"] == "ask"
+    assert decision["rule"].startswith("roles.basic.tools.ask[")
+    assert len(asked) == 1
+    assert refused.startswith("policy_denied")
+
+
+async def test_what_one_granted_tool_reads_is_read_without_asking_for_another(tmp_path: Path) -> None:
+    both = ASKED_FIRST.replace("{ask: [filesystem, code", "{allow: [filesystem], ask: [code")
+    async with place(tmp_path, both) as here, here.client("2026-07-28") as client:
+        await unread(client, "sandbox://h/a.txt")
+        (decision, *_) = await here.record()
+    assert (decision["decision"], decision["rule"]) == ("allow", "roles.basic.tools.allow[0]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import anyio
@@ -160,4 +161,50 @@ async def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
             await anyio.sleep(0.01)
         assert here.enforced.policy.revision != before
         assert reloading.failures == 0
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_change_between_the_reading_and_the_watching_is_noticed(tmp_path: Path) -> None:
+    async with place(tmp_path, BOTH) as here, anyio.create_task_group() as tasks:
+        reloading, before = here.ruling.reloading, here.enforced.policy.revision
+        (tmp_path / "policy.yaml").write_text(HEAD + policy("{python: {}}"))
+        tasks.start_soon(lambda: reloading.watch(every=0.01))
+        while not reloading.reloads:  # noqa: ASYNC110 - the file system tells nobody
+            await anyio.sleep(0.01)
+        assert here.enforced.policy.revision != before
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_change_that_keeps_size_and_time_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    async with place(tmp_path, BOTH) as here, anyio.create_task_group() as tasks:
+        reloading, before = here.ruling.reloading, here.enforced.policy.revision
+        tasks.start_soon(lambda: reloading.watch(every=0.01))
+        await anyio.sleep(0.05)
+        was = file.stat()
+        file.write_text(
+            file.read_text().replace("{python: {}, bash: {image: shell}}", "{python: {}}" + " " * 22)
+        )
+        os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
+        assert file.stat().st_size == was.st_size
+        while not reloading.reloads:  # noqa: ASYNC110 - the file system tells nobody
+            await anyio.sleep(0.01)
+        assert here.enforced.policy.revision != before
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_policy_that_is_taken_away_leaves_the_last_one_in_force(tmp_path: Path) -> None:
+    async with place(tmp_path, BOTH) as here, anyio.create_task_group() as tasks:
+        reloading, before = here.ruling.reloading, here.enforced.policy.revision
+        tasks.start_soon(lambda: reloading.watch(every=0.01))
+        await anyio.sleep(0.05)
+        (tmp_path / "policy.yaml").rename(tmp_path / "elsewhere")
+        while not reloading.failures:  # noqa: ASYNC110 - the file system tells nobody
+            await anyio.sleep(0.01)
+        assert here.enforced.policy.revision == before
+        (tmp_path / "next").write_text(HEAD + policy("{python: {}}"))
+        (tmp_path / "next").rename(tmp_path / "policy.yaml")
+        while not reloading.reloads:  # noqa: ASYNC110 - the file system tells nobody
+            await anyio.sleep(0.01)
+        assert here.enforced.policy.revision != before
         tasks.cancel_scope.cancel()

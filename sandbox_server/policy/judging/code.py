@@ -16,12 +16,22 @@ from sandbox_server.policy.units import quantity_text
 
 _PACKAGE: Final = re.compile(r"(@[a-z0-9][a-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*")
 _MOST_PACKAGES: Final = 100
+_MIB: Final = 1024**2
+_ASKED: Final[tuple[tuple[str, str, int], ...]] = (
+    ("memory_mib", "memory", _MIB),
+    ("cpus", "cpus", 1),
+    ("pids", "pids", 1),
+    ("workspace_mib", "workspace", _MIB),
+)
+"""What `sandbox` takes under `limits`, what that limits, and in which unit."""
 
 
 def judge(granted: Effective, tool: str, args: Mapping[str, Json]) -> Judgment:
     creates = tool == "sandbox" and args.get("operation") == "create"
-    if tool == "code_execution" or creates or (tool == "process" and args.get("language") is not None):
-        return _with_language(granted, args, text(args, "language", "python"))
+    if tool == "code_execution" or creates:
+        # A session without a word on its language is of the first that its maker has.
+        usual = next(iter(granted.languages), "") if creates else "python"
+        return _with_language(granted, args, text(args, "language", usual))
     grant = CodeGrant(None, tuple(granted.egress.profiles))
     return Judgment("allow", "", "allowed", grant=grant, limits=granted.quotas)
 
@@ -63,11 +73,17 @@ def _not_granted(granted: Effective, name: str) -> Judgment:
 def _too_much(language: LanguageGrant, args: Mapping[str, Json], limits: dict[str, Limit]) -> Judgment | None:
     """What the caller asks for is checked against the ceilings, and holds if it is within them."""
     run, widest = language.grant.ceiling, language.grant.widest
-    most: dict[str, tuple[str, float]] = {"timeout": ("wall", run.wall), "max_output": ("output", run.output)}
-    if widest is not None:
-        most |= {key: (key, getattr(widest, key)) for key in ("memory", "cpus", "pids", "workspace")}
-    for argument, (key, ceiling) in most.items():
-        wanted = number(args, argument)
+    asked: list[tuple[str, str, float | None, float]] = [
+        ("timeout", "wall", number(args, "timeout"), run.wall),
+        ("max_output", "output", number(args, "max_output"), run.output),
+    ]
+    own = args.get("limits") or {}
+    if not isinstance(own, Mapping):
+        raise TypeError("limits is not a mapping")
+    for name, key, unit in _ASKED if widest is not None else ():
+        wanted = number(own, name)
+        asked.append((f"limits.{name}", key, None if wanted is None else wanted * unit, getattr(widest, key)))
+    for argument, key, wanted, ceiling in asked:
         if wanted is None:
             continue
         if wanted > ceiling:

@@ -77,6 +77,7 @@ class Audit(Strict):
     log: Literal["all", "denied", "none"] = "all"
     code: Literal["hash", "text", "none"] = "hash"
     sql: Literal["hash", "text", "none"] = "hash"
+    query: Literal["hash", "text", "none"] = "hash"
     mask: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_*-]+(\.[A-Za-z0-9_*-]+)*$")], ...] = ()
     on_failure: Literal["stop", "continue"] = "stop"
 
