@@ -29,7 +29,7 @@ def main() -> None:
 def _commands() -> typer.Typer:
     commands = typer.Typer(
         name="sandbox-server",
-        help="Runs untrusted code for coding agents in throwaway containers.",
+        help="An MCP server: untrusted code in throwaway containers; files, web and SQL by policy.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import base64
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 import mcp_types as types
 
 from sandbox_server.execution.caps import Caps
 from sandbox_server.execution.installs import told
 from sandbox_server.execution.leftovers import image_type
-from sandbox_server.execution.models import Artifact, Captured, Display, Packages, RunRequest, RunResult
+from sandbox_server.execution.models import (
+    Artifact,
+    Captured,
+    Display,
+    Outcome,
+    Packages,
+    RunRequest,
+    RunResult,
+)
 from sandbox_server.protocol.resources import guess_type
 from sandbox_server.protocol.text import visible
 
@@ -20,20 +28,7 @@ HOW_TO_PAGE = "resources/read of uri?offset=0&limit=32768, or uri?grep=TEXT for 
 OUTPUT_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "outcome": {
-            "enum": [
-                "ok",
-                "error",
-                "signal",
-                "compile_error",
-                "packages_failed",
-                "timeout",
-                "out_of_memory",
-                "output_limit",
-                "disk_full",
-                "cancelled",
-            ]
-        },
+        "outcome": {"enum": list(get_args(Outcome))},
         # Those that may be null have no type: what stands for "or null" costs more than it says.
         "exit_code": {},
         "signal": {},

@@ -13,6 +13,7 @@ from sandbox_server.execution.api import Caller
 from sandbox_server.execution.file_models import FileOperation, FileResult
 from sandbox_server.execution.models import RunResult
 from tests.hostile.background_place import Station, open_station
+from tests.hostile.egress_place import Egress, open_egress
 from tests.hostile.file_place import Place
 from tests.hostile.lab import Lab, open_lab
 
@@ -69,3 +70,16 @@ async def station(lab: Lab) -> AsyncIterator[Station]:
     """A session with background processes."""
     async with open_station(lab) as station:
         yield station
+
+
+@pytest.fixture(scope="module")
+async def with_egress(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Egress]:
+    async with open_egress(tmp_path_factory.mktemp("egress")) as egress:
+        yield egress
+
+
+@pytest.fixture
+def egress(with_egress: Egress) -> Egress:
+    """With no rules, names or records left of the test before."""
+    with_egress.world.clear()
+    return with_egress

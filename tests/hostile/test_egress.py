@@ -4,8 +4,6 @@ sandbox are in tests/access/egress."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from uuid import uuid4
 
 import anyio
@@ -13,7 +11,7 @@ import pytest
 
 from sandbox_server.guards.web import EgressLimits
 from tests.access.egress.world import SITE, echo
-from tests.hostile.egress_place import Egress, open_egress
+from tests.hostile.egress_place import Egress
 
 FETCH = """
 import json, os, socket, sys, time, urllib.error, urllib.request
@@ -33,20 +31,6 @@ def talk(data):
         s.sendall(data)
         return b"".join(iter(lambda: s.recv(65536), b""))
 """
-
-
-@pytest.fixture(scope="module")
-async def place(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Egress]:
-    directory: Path = tmp_path_factory.mktemp("egress")
-    async with open_egress(directory) as place:
-        yield place
-
-
-@pytest.fixture
-def egress(place: Egress) -> Egress:
-    """With no rules, names or records left of the test before."""
-    place.world.clear()
-    return place
 
 
 async def answers(egress: Egress, code: str, language: str = "python", **options: object) -> list[str]:

@@ -5,7 +5,6 @@ Beyond the list of README.md."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +15,7 @@ from sandbox_server.execution.process_models import StartProcess
 from sandbox_server.guards.web import EgressLimits
 from tests.access.egress.world import SITE, echo
 from tests.hostile.background_place import Station, ignore, open_station
-from tests.hostile.egress_place import Egress, open_egress
+from tests.hostile.egress_place import Egress
 
 CLIENT = """
 import os, resource, socket, sys, time
@@ -40,19 +39,6 @@ for line in sys.stdin:
     s.sendall(line.encode())
     print(s.recv(1000).decode(), flush=True)
 """
-
-
-@pytest.fixture(scope="module")
-async def place(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Egress]:
-    directory: Path = tmp_path_factory.mktemp("egress")
-    async with open_egress(directory) as place:
-        yield place
-
-
-@pytest.fixture
-def egress(place: Egress) -> Egress:
-    place.world.clear()
-    return place
 
 
 @pytest.fixture
