@@ -43,11 +43,18 @@ def verify(
     Exit status 0: it holds, 1: it does not, and the first broken line is named, 2: there is nothing to read.
     """
     with unusable(as_json=as_json):
-        found = [prove(each, head=head) for each in _logs(paths)]
+        logs = _logs(paths)
+        if head is not None and len(logs) > 1:
+            raise ConfigError(
+                f"there are {len(logs)} decision logs, and a head belongs to one", hint="name its directory"
+            )
+        found = [prove(each, head=head) for each in logs]
     if as_json:
         typer.echo(json.dumps([{"holds": proof.holds, **asdict(proof)} for proof in found]))
     else:
-        for proof in found:
+        for log, proof in zip(logs, found, strict=True):
+            if len(logs) > 1:
+                typer.echo(visible(f"{log[0]}:"))
             _tell(proof, asked=head is not None)
     if not all(proof.holds for proof in found):
         raise typer.Exit(1)

@@ -12,7 +12,9 @@ Policy = Annotated[
 ]
 StateDir = Annotated[
     Path | None,
-    typer.Option(help="Where ids, decision logs, secrets and kept files are. Default: $SANDBOX_SERVER_STATE_DIR or XDG's."),
+    typer.Option(
+        help="Where ids, logs, secrets and kept files are. Default: $SANDBOX_SERVER_STATE_DIR or XDG's."
+    ),
 ]
 Instance = Annotated[
     str | None, typer.Option(help="Name of this server where several share a state directory.")

@@ -16,7 +16,10 @@ from sandbox_server.audit.files import LogFiles
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     """A log where a server keeps it."""
-    directory = tmp_path / "decisions" / "instance-1"
+    return write_log(tmp_path / "decisions" / "instance-1")
+
+
+def write_log(directory: Path) -> Path:
     files = LogFiles(directory, stamp=dict, max_bytes=500)
     files.open()
     for number in range(5):
@@ -44,6 +47,19 @@ def test_a_log_that_holds_is_proven_and_its_head_printed(log: Path, tmp_path: Pa
     assert again.returncode == 0
     (found,) = json.loads(again.stdout)
     assert (found["holds"], found["head"], found["head_at"]) == (True, head, 6)
+
+
+def test_of_several_logs_each_is_named_and_a_head_is_one_of_one(log: Path, tmp_path: Path) -> None:
+    other = write_log(tmp_path / "decisions" / "instance-2")
+    done = verify(SANDBOX_SERVER_STATE_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines.count(f"{log}:") == lines.count(f"{other}:") == 1
+    head = lines[-1].removeprefix("head: ")
+    asked = verify("--head", head, SANDBOX_SERVER_STATE_DIR=str(tmp_path))
+    assert asked.returncode == 2
+    assert "2 decision logs" in asked.stderr
+    assert verify(str(other), "--head", head).returncode == 0
 
 
 def test_the_first_broken_line_is_named_and_the_exit_status_says_so(log: Path) -> None:
