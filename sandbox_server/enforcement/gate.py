@@ -90,6 +90,10 @@ class Gate:
             token = _admission.set(entered)
             try:
                 yield entered
+            except SandboxServerError as error:
+                if error.retry_safe:
+                    entered.cpu = 0.0  # nothing was run, however long it waited for its turn
+                raise
             finally:
                 _admission.reset(token)
                 used = entered.cpu if entered.cpu is not None else _at_most(decision, begun)

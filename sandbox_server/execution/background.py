@@ -128,6 +128,7 @@ class ProcessDesk:
     ) -> models.ProcessAnswer:
         async with self._files.lent(caller, session, on_event) as own:
             sandbox = await self._sandbox(operation, own, caller, on_event)
+            self._sessions.check_current(caller)
             own.used = time.monotonic()
             try:
                 outlet = None

@@ -120,6 +120,7 @@ class Conductor:
     ) -> RunResult:
         async with session.lock.taken(in_turn(on_event)), leftovers(self._store, caller) as left:
             clock.queued = time.monotonic() - clock.begin
+            self._desk.check_current(caller)
             sandbox = await self._session_sandbox(session, request, clock, on_event)
             driver = grant.language.driver
             session.used = time.monotonic()

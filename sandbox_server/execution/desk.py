@@ -25,6 +25,7 @@ from sandbox_server.execution.regranting import fits, retained, way_out_now
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.execution.session import Session
 from sandbox_server.execution.sessions import Sessions
+from sandbox_server.execution.shelf import changed
 from sandbox_server.execution.tailored import profile_for
 
 _CHANGED = "the policy has changed"
@@ -43,6 +44,7 @@ class SessionDesk:
         self._sizing = sizing
         self._underway = underway
         self.registry = Sessions(sizing)
+        self._revision: str | None = None
         self.install: Install | None = None
         """Set by the manager."""
 
@@ -99,6 +101,7 @@ class SessionDesk:
         session = self.find(handle, caller)
         with self.underway(caller):
             async with session.lock.taken(in_turn(on_event)):
+                self.check_current(caller)
                 sandbox = self._living(session)
                 if what == "interpreter":
                     return await self._restart(session, sandbox, caller)
@@ -285,8 +288,16 @@ class SessionDesk:
                 hint="nothing was run; create another session",
             )
 
-    def regrant(self, rights_of: Callable[[object], Rights]) -> None:
-        """End the sessions whose callers no longer have a right to them; the others go on as they are."""
+    def check_current(self, caller: Caller) -> None:
+        """For who has waited for a turn. Raises Busy if the policy was replaced meanwhile."""
+        brought = None if caller.rights is None else caller.rights.revision
+        if brought is not None and self._revision not in (None, brought):
+            raise changed()
+
+    def regrant(self, rights_of: Callable[[object], Rights], revision: str) -> None:
+        """End the sessions whose callers no longer have a right to them; the others go on as they are. Who
+        waits for a turn in one by the rights of another revision is told to call again."""
+        self._revision = revision
         for session in self.registry.all():
             rights = rights_of(session.who)
             egress = way_out_now(session.profile, session.egress, rights)

@@ -40,6 +40,7 @@ class FileDesk:
     ) -> FileAnswer:
         async with self.lent(caller, handle) as session:
             sandbox = await self.sandbox_of(session)
+            self._sessions.check_current(caller)
             session.used = time.monotonic()
             try:
                 result = await file_rights.perform(

@@ -146,7 +146,7 @@ class Manager:
         """The policy has changed: from now on nothing of another revision is handed out, `warm` is what is
         made ahead, and sessions end whose callers (`Caller.who`) no longer have a right to them."""
         self._pools.keep(warm, revision, longest_run=longest_run)
-        self._desk.regrant(rights_of)
+        self._desk.regrant(rights_of, revision)
 
     # --- the Executor's door
 

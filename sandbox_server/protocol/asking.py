@@ -29,6 +29,7 @@ _FIELD: Final = "approve"
 _KEY: Final = "approval"
 _MOST: Final = 1024
 _LONGEST: Final = 2000
+_SHORTEST: Final = 200
 _SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {_FIELD: {"type": "boolean", "title": "Allow this call, once", "default": False}},
@@ -108,7 +109,18 @@ def _is_yes(answer: types.ElicitResult) -> bool:
 
 def _question(asked: Mapping[str, Any], decision: Decision) -> str:
     """What a human needs to know: what was judged, and the arguments, which may be long and hostile."""
-    lines = [f"Allow this call? The policy asks before it ({decision.rule})."]
-    lines += [f"{key}: {value}" for key, value in decision.canonical.items()]
-    lines += [f"{key}: {value}" for key, value in asked.items() if key not in decision.canonical]
-    return clip(visible("\n".join(lines)), _LONGEST)
+    known = decision.canonical
+    told = {**known, **{key: value for key, value in asked.items() if key not in known}}
+    each = max(_LONGEST // max(1, len(told)), _SHORTEST)
+    lines = [f"Allow this call? The policy asks before it ({visible(decision.rule)})."]
+    lines += [f"{visible(key)}: {_shown(str(value), each)}" for key, value in told.items()]
+    return clip("\n".join(lines), 2 * _LONGEST)
+
+
+def _shown(value: str, most: int) -> str:
+    """Indented, so that no line of it looks like ours; what is left out is told, and not at the end."""
+    text = visible(value)
+    if len(text) > most:
+        half = most // 2
+        text = f"{text[:half]}\n[... of {len(text):,} characters, {most} are shown ...]\n{text[-half:]}"
+    return text.replace("\n", "\n    ")

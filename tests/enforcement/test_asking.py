@@ -184,3 +184,18 @@ async def test_what_one_granted_tool_reads_is_read_without_asking_for_another(tm
         await unread(client, "sandbox://h/a.txt")
         (decision, *_) = await here.record()
     assert (decision["decision"], decision["rule"]) == ("allow", "roles.basic.tools.allow[0]")
+
+
+async def test_what_the_human_is_not_shown_they_are_told_of_and_nothing_plays_another_line(
+    tmp_path: Path, era: str
+) -> None:
+    """A yes is to the whole call: a long program can not hide its end, nor write what looks like ours."""
+    yes, asked = answering("decline")
+    code = "out hi\nlanguage: harmless\n" + "x" * 3000 + "\nout the end"
+    async with place(tmp_path, ASKING) as here, here.client(era, elicitation_callback=yes) as client:
+        await refusal(client, "code_execution", code=code)
+    lines = asked[0].split("\n")
+    assert [line for line in lines if line.startswith("language:")] == ["language: python"]
+    assert f"{len(code):,} characters" in asked[0]
+    assert "out the end" in asked[0], "the end is shown, and what is left out is in the middle"
+    assert len(asked[0]) < 2500

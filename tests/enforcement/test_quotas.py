@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox_server.enforcement.quotas import Quotas
-from sandbox_server.errors import QuotaExceeded
-from sandbox_server.policy.decision import Limit
+from sandbox_server.errors import Busy, QuotaExceeded
+from sandbox_server.policy.decision import Decision, Limit, Request
 from sandbox_server.security.limits import NANO, Buckets
 from tests.enforcement.place import call, place, refusal
 
@@ -118,3 +118,18 @@ def test_never_more_cpu_time_is_used_than_granted_but_for_the_last_run(
         quotas.settle_cpu(reserved, most * min(part, 1.0))
     granted = 100 + now / NANO * 0.1
     assert used <= granted + 0.01 * len(runs)
+
+
+async def test_a_run_that_was_never_begun_costs_no_cpu_time(tmp_path: Path) -> None:
+    async def nobody(decision: Decision) -> bool:
+        raise AssertionError
+
+    async with place(tmp_path, policy("{cpu_seconds: 10/day}")) as here:
+        gate = here.enforced.gate
+        caller = gate.current.caller(here.enforced.local, None)
+        asked = Request("code_execution", {"language": "python", "code": "x"})
+        for _ in range(3):  # each may use all there is
+            with pytest.raises(Busy) as caught:
+                async with gate.admit(caller, asked, nobody):
+                    raise Busy("no place", retry_after=1.0)
+            assert caught.value.code == "busy"

@@ -208,3 +208,24 @@ async def test_a_policy_that_is_taken_away_leaves_the_last_one_in_force(tmp_path
             await anyio.sleep(0.01)
         assert here.enforced.policy.revision != before
         tasks.cancel_scope.cancel()
+
+
+async def test_who_waits_for_a_session_by_the_old_rules_is_told_to_call_again(tmp_path: Path) -> None:
+    async with place(tmp_path, BOTH) as here, here.client("2026-07-28") as client:
+        (made,) = (await call(client, "sandbox", operation="create", language="python"))["sessions"]
+        session = here.manager.sessions.registry.all()[0]
+        answers = []
+
+        async def wait() -> None:
+            wanted = {"code": "out hi", "language": "python", "session": made["id"]}
+            answers.append(await refusal(client, "code_execution", **wanted))
+
+        async with anyio.create_task_group() as tasks, session.lock.taken():
+            tasks.start_soon(wait)
+            while len(await here.record()) < 2:  # noqa: ASYNC110 - it is on its way there
+                await anyio.sleep(0.005)
+            await anyio.wait_all_tasks_blocked()
+            assert await here.rewrite(policy("{python: {wall: 5s}, bash: {image: shell}}"))
+        assert (answers[0]["code"], answers[0]["retry_safe"]) == ("busy", True)
+        again = await call(client, "code_execution", code="out hi", language="python", session=made["id"])
+        assert again["session"]["state"] == "kept"

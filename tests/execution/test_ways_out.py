@@ -149,7 +149,7 @@ async def test_a_session_goes_on_with_the_way_out_that_the_policy_gives_it_now(
     session = await create(manager, language="python")
     assert (await cell(manager, session, "set x 1")).outcome == "ok"
     assert (await run(manager, "set x 1", on="c")).outcome == "ok"
-    rights = Rights({"python": Grant(LANGUAGES["python"], PYTHON, egress=now)})
+    rights = Rights({"python": Grant(LANGUAGES["python"], PYTHON, egress=now)}, revision="new")
     manager.regrant([PYTHON], "new", lambda who: rights, longest_run=1.0)
     caller = Caller("alice", None, rights)
     result = await manager.run(request("get x"), caller=caller, on_event=ignore, session=session.info.id)
