@@ -34,6 +34,7 @@ from bench.dockerapi import DockerApi
 from bench.raw import Raw, sweep
 from bench.report import Report, compare
 from bench.server import instance_ids, write_policy
+from sandbox_server.observe.logs import setup_logs
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -94,7 +95,12 @@ def _parse() -> argparse.Namespace:
 
 def _measure(names: list[str], *, quick: bool) -> Report:
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="sandbox-bench-") as directory:
+    with (
+        tempfile.TemporaryDirectory(prefix="sandbox-bench-") as directory,
+        (Path(directory) / "log").open("w") as log,
+    ):
+        # As a server's own: lines are made and written, and nobody's terminal is measured.
+        setup_logs(stream=log)
         api = DockerApi()
         facts = machine.describe(api)
         raw = Raw(write_policy(Path(directory), "raw"))

@@ -17,6 +17,7 @@ from bench.context import Bench
 from bench.report import Row
 from bench.stats import Samples
 from sandbox_server.access.egress import Connect, Dialler, Gateway
+from sandbox_server.access.egress.gateway import MOST_OF_EACH
 from sandbox_server.engines.base import Owner
 from sandbox_server.engines.docker import DockerEngine
 from sandbox_server.engines.profile import MIB, Profile
@@ -89,7 +90,7 @@ class Loopback(Dialler):
     def __init__(self) -> None:
         super().__init__(self._here, own=lambda: (), listening=lambda _, port: False)
 
-    async def _here(self, host: str, port: int) -> Sequence[IPAddress]:
+    async def _here(self, host: str, port: int, principal: str) -> Sequence[IPAddress]:
         return [ip_address("127.0.0.1")]
 
 
@@ -183,7 +184,8 @@ class _Idle(ByteStream):
 
 async def _memory_of_tunnels(gateway: Gateway) -> float:
     """Bytes for each, of this process: the proxy and its socket's objects."""
-    outlet = gateway.outlet(EgressAccess("bench", "bench"))
+    most = MOST_OF_EACH  # of one principal: there are several, then
+    outlets = [gateway.outlet(EgressAccess("bench", f"bench{each}")) for each in range(TUNNELS // most + 2)]
     process = psutil.Process()
     async with _origin() as port:
         request = _HELLO % (HOST.encode(), port, HOST.encode(), port)
@@ -192,7 +194,7 @@ async def _memory_of_tunnels(gateway: Gateway) -> float:
             for number in range(TUNNELS + WARM_UP):
                 if number == WARM_UP:  # the first ones pay for what is made once
                     before = process.memory_info().rss
-                tasks.start_soon(outlet.serve, _Idle(request))
+                tasks.start_soon(outlets[number // most].serve, _Idle(request))
                 while gateway.connections <= number:
                     await anyio.lowlevel.checkpoint()
             await anyio.wait_all_tasks_blocked()

@@ -29,7 +29,7 @@ _GRANT = WebGrant(rule="bench", addresses=(ip_network("127.0.0.1/32"),))
 class Loopback:
     """Both sides are spared the resolver: httpx2's URL has an address."""
 
-    async def resolve(self, host: str, port: int) -> Sequence[IPAddress]:
+    async def resolve(self, host: str, port: int, principal: str) -> Sequence[IPAddress]:
         return [ip_address("127.0.0.1")]
 
 

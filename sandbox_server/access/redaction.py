@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator
 from sandbox_server.access.spellings import Spellings
 
 MARK = "[secret]"
-_SHORTEST_TAIL = 4
-"""A body that is cut within a secret ends with its beginning; fewer characters than these tell nothing."""
 
 
 class Redactor:
@@ -18,7 +16,7 @@ class Redactor:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        known = Spellings(secrets)
+        known = self._known = Spellings(secrets)
         self._forms = known.literal
         self._bytes = [form.encode() for form in known.literal]
         self._mixed = [re.compile(each) for each in known.patterns]
@@ -55,12 +53,8 @@ class Redactor:
             data = data.replace(form, MARK.encode())
         for pattern in self._mixed_bytes:
             data = pattern.sub(MARK.encode(), data)
-        if cut:
-            for form in self._bytes:
-                for length in range(len(form) - 1, _SHORTEST_TAIL - 1, -1):
-                    if data.endswith(form[:length]):
-                        return data[:-length] + MARK.encode()
-        return data
+        tail = self._known.tail(data) if cut else 0
+        return data[:-tail] + MARK.encode() if tail else data
 
 
 class StreamRedactor:
@@ -68,7 +62,7 @@ class StreamRedactor:
     length may have been told already. However it is cut into pieces, the same comes out."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        known = Spellings(secrets)
+        known = self._known = Spellings(secrets)
         self._forms = [form.encode() for form in known.literal]
         self._patterns = [re.compile(each.encode()) for each in known.patterns]
         self._longest = known.longest
@@ -95,9 +89,11 @@ class StreamRedactor:
         self._held, self._covered = data[sure:], max(0, reach - sure)
         return passed
 
-    def end(self) -> bytes:
+    def end(self, *, cut: bool = False) -> bytes:
+        """`cut`: nobody has said that the body ends here, so it may be within a secret."""
         held, covered, self._held, self._covered = self._held, self._covered, b"", 0
-        return _starred(held, [(0, covered), *self._found(held)])
+        tail = self._known.tail(held) if cut else 0
+        return _starred(held, [(0, covered), *self._found(held), (len(held) - tail, len(held))])
 
     def _found(self, data: bytes) -> Iterator[tuple[int, int]]:
         """Where spellings lie, those that overlap too."""

@@ -6,7 +6,7 @@ import base64
 import html
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html.entities import codepoint2name
 from typing import Final
 from urllib.parse import quote, quote_plus
@@ -15,6 +15,9 @@ from sandbox_server.access.secrets import MIN_LENGTH
 
 _LONGEST_ESCAPE: Final = len("&#0000000000;")
 """Of one sign; `_escapes` and the names of HTML's entities for ASCII have none that is longer."""
+
+_SHORTEST_TAIL: Final = 4
+"""A body that is cut within a secret ends with its beginning; fewer characters than these tell nothing."""
 
 
 class Spellings:
@@ -31,6 +34,55 @@ class Spellings:
         lengths = [len(form) for form in forms]
         lengths += [sum(1 if each.isalnum() else _LONGEST_ESCAPE for each in part) for part in mixed]
         self.longest = max(lengths, default=0)
+        self._forms = [form.encode() for form in self.literal]
+        self._units = [_units(part) for part in mixed]
+
+    def tail(self, data: bytes) -> int:
+        """How many bytes at the end begin a spelling that does not end there: of a body that was cut."""
+        for start in range(max(0, len(data) - self.longest + 1), len(data) - _SHORTEST_TAIL + 1):
+            rest = data[start:]
+            if any(len(form) > len(rest) and form.startswith(rest) for form in self._forms):
+                return len(rest)
+            if any(_begins(rest, units) for units in self._units):
+                return len(rest)
+        return 0
+
+
+def _units(part: str) -> list[frozenset[bytes]]:
+    """What `spelt` matches, sign by sign; escapes in lower case."""
+    return [
+        frozenset(each.encode() for each in ([sign] if sign.isalnum() else _written(sign))) for sign in part
+    ]
+
+
+def _written(sign: str) -> Iterable[str]:
+    code = ord(sign)
+    yield from (sign, f"\\{sign}", f"\\u00{code:02x}", f"%{code:02x}", f"%25{code:02x}")
+    for zeros in range(7):
+        yield f"&#x{'0' * zeros}{code:x};"
+        yield f"&#{'0' * zeros}{code};"
+    if code in codepoint2name:
+        yield f"&{codepoint2name[code]};".lower()
+    if sign == " ":
+        yield "+"
+
+
+def _begins(rest: bytes, units: Sequence[frozenset[bytes]]) -> bool:
+    """`rest` is spelt so, and ends before the last unit does."""
+    folded = rest.lower()
+    places = {0}
+    for unit in units:
+        following = set()
+        for place in places:
+            for spelling in unit:
+                # A letter as it is counts by its case, an escape does not.
+                seen = (rest if len(spelling) == 1 else folded)[place:]
+                if len(seen) < len(spelling) and spelling.startswith(seen):
+                    return True
+                if seen.startswith(spelling):
+                    following.add(place + len(spelling))
+        places = following
+    return False
 
 
 def _longest_first(texts: Iterable[str]) -> list[str]:

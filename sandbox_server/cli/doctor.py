@@ -27,6 +27,7 @@ from sandbox_server.cli.checks import (
     policy_check,
     profile_checks,
 )
+from sandbox_server.cli.checks_egress import egress_checks
 from sandbox_server.cli.checks_indexes import index_checks
 from sandbox_server.cli.failures import INTERRUPTED
 from sandbox_server.cli.trial import try_sandboxes
@@ -87,6 +88,8 @@ async def _examine(stack: app.Stack, settings: Settings, report: Report) -> None
     policy = stack.policy
     report(policy_check(policy))
     for check in await anyio.to_thread.run_sync(index_checks, policy, Indexes(settings.state_dir / "egress")):
+        report(check)
+    for check in egress_checks(policy, settings):
         report(check)
     info = await stack.engine.probe()
     for check in engine_checks(info, policy, settings.insecure_allow_missing):

@@ -53,6 +53,37 @@ def test_a_body_that_is_cut_within_a_secret_keeps_no_beginning_of_it(
         assert not Redactor([secret]).body(body, cut=True).endswith(secret.encode()[:length])
 
 
+@pytest.mark.parametrize(
+    "begun",
+    [
+        "s3cr3t%2Ftok",
+        "s3cr3t%2ftoken%",
+        "s3cr3t\\/token\\u00",
+        "s3cr3t&#x2F;token&#4",
+        "s3cr3t/token&#0043;wi",
+        "Bearer%20s3cr3t%252F",
+        "Bearer+s3cr3t/t",
+    ],
+)
+def test_a_secret_in_mixed_spelling_that_is_cut_keeps_no_beginning(begun: str) -> None:
+    assert Redactor([SECRET]).body(f"answer: {begun}".encode(), cut=True) == b"answer: [secret]"
+    assert Redactor([SECRET]).body(f"answer: {begun}".encode()) == f"answer: {begun}".encode()
+
+
+@given(st.data(), st.binary(max_size=20))
+def test_a_body_that_is_cut_anywhere_in_any_spelling_keeps_no_beginning(
+    data: st.DataObject, before: bytes
+) -> None:
+    spelt = "".join(
+        data.draw(
+            st.sampled_from([sign, *(() if sign.isalnum() else (f"%{ord(sign):02X}", f"&#{ord(sign)};"))])
+        )
+        for sign in TOKEN
+    )
+    cut = spelt[: data.draw(st.integers(6, len(spelt) - 1))].encode()
+    assert not Redactor([SECRET]).body(before + b" " + cut, cut=True).endswith(cut[-4:])
+
+
 def test_of_basic_credentials_the_pair_and_the_password_are_taken_out() -> None:
     redactor = Redactor(["Basic " + base64.b64encode(b"user:a-password").decode()])
     assert redactor.text("user:a-password a-password") == "[secret] [secret]"
@@ -128,3 +159,9 @@ def test_a_stream_without_secrets_passes_as_it_comes() -> None:
     redactor = StreamRedactor()
     assert (redactor.feed(b"abc"), redactor.end(), bool(redactor)) == (b"abc", b"", False)
     assert SECRET not in repr(StreamRedactor([SECRET]))
+
+
+@pytest.mark.parametrize("begun", [b"Bearer s3cr3t/to", b"s3cr3t%2Ftoken%", b"s3cr3t&#x2f;token&#4"])
+def test_a_stream_that_ends_within_a_secret_passes_no_beginning_of_it(begun: bytes) -> None:
+    redactor = StreamRedactor([SECRET])
+    assert redactor.feed(b"answer: " + begun) + redactor.end(cut=True) == b"answer: " + b"*" * len(begun)

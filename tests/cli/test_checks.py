@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from sandbox_server.access.egress import Authority
 from sandbox_server.access.egress.indexes import Indexes
 from sandbox_server.cli.checks import Check, disk_check, engine_checks, image_check, policy_check
+from sandbox_server.cli.checks_egress import egress_checks
 from sandbox_server.cli.checks_indexes import index_checks
 from sandbox_server.cli.run import only
 from sandbox_server.cli.samples import WORDS
+from sandbox_server.config import Settings
 from sandbox_server.engines.base import EngineInfo
 from sandbox_server.errors import InvalidRequest
 from sandbox_server.execution.languages import LANGUAGES
@@ -167,3 +170,34 @@ def test_an_index_that_a_rule_reaches_is_fine(tmp_path: Path) -> None:
     check = index_check(tmp_path, 'addresses: ["10.1.2.3/32"], terminate: true, cache: true')
     assert check.grade == "ok", check
     assert check.evidence == "profile packages: 10.1.2.3; files are kept on this host"
+
+
+def egress_found(directory: Path, bundle: Path) -> list[tuple[str, str, str]]:
+    text = f"""
+schema: sandbox-policy/v1
+roles: {{basic: {{code: {{egress: site, languages: {{python: {{}}}}}}}}}}
+egress:
+  ca_bundle: {bundle}
+  profiles:
+    site: {{allow: ["example.org:443", {{hosts: ["api.example.org"], ports: [443], terminate: true}}]}}
+    spare: {{}}
+"""
+    settings = Settings.read({}, state_dir=directory / "state")
+    checks = egress_checks(parse_policy(text.encode(), source="p.yaml"), settings)
+    return [(check.name, check.grade, check.evidence) for check in checks]
+
+
+def test_the_doctor_tells_of_profiles_and_of_authorities_for_sandboxes(tmp_path: Path) -> None:
+    bundle = tmp_path / "gateway.pem"
+    bundle.write_bytes(Authority.load(tmp_path / "ca").pem)
+    assert egress_found(tmp_path, bundle) == [
+        ("egress site", "ok", "hosts: 2, TLS opened by this deployment's own authority"),
+        ("egress spare", "warn", "hosts: 0; no role is granted it"),
+        ("egress.ca_bundle", "ok", f"certificates: 1, in {bundle}"),
+    ]
+
+
+def test_the_doctor_tells_that_authorities_are_not_there(tmp_path: Path) -> None:
+    (*_, (name, grade, evidence)) = egress_found(tmp_path, tmp_path / "none.pem")
+    assert (name, grade) == ("egress.ca_bundle", "fail")
+    assert "No such file" in evidence

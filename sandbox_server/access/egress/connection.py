@@ -84,7 +84,7 @@ class Connection:
 
     async def dial(self, host: str, port: int, grant: EgressGrant) -> ByteStream:
         """Raises Refused."""
-        stream, self.address = await self.gateway.dialler.connect(host, port, grant)
+        stream, self.address = await self.gateway.dialler.connect(host, port, grant, self.access.principal)
         if self.story is not None:
             self.story.address = str(self.address)
         return stream

@@ -3,7 +3,8 @@ judged, and the judged address is what is dialled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from ipaddress import ip_address
 
 import anyio
@@ -11,7 +12,7 @@ from anyio.abc import ByteStream
 
 from sandbox_server.access.egress.models import Addresses, Dial, Refused, Resolve
 from sandbox_server.access.http.own import OwnAddresses
-from sandbox_server.access.http.resolver import SystemResolver
+from sandbox_server.access.http.resolver import EACH, LOOKUPS, SystemResolver
 from sandbox_server.errors import SandboxServerError
 from sandbox_server.guards.addresses import IPAddress
 from sandbox_server.guards.addresses import judge as judge_address
@@ -21,7 +22,6 @@ RESOLVE_SECONDS = 5.0
 DIAL_SECONDS = 5.0
 MOST_ADDRESSES = 16
 TRIES = 3
-_RESOLVERS = 8
 ADDRESS_RULE = "floor.address"
 
 Listening = Callable[[IPAddress, int], bool]
@@ -39,9 +39,11 @@ class Dialler:
         listening: Listening | None = None,
     ) -> None:
         # Apart from everybody else's threads: a resolver that hangs must hold up nothing but this. Many at
-        # once wait for their turn; where lookups that were given up still hold all threads, there is none.
-        self._turns = anyio.CapacityLimiter(_RESOLVERS)
-        self._resolve = resolve or SystemResolver(timeout=RESOLVE_SECONDS, lookups=_RESOLVERS).resolve
+        # once wait for their turn, first among those of their own principal; where lookups that were given up
+        # still hold all threads, there is none.
+        self._turns = anyio.CapacityLimiter(LOOKUPS)
+        self._own_turns: dict[str, anyio.CapacityLimiter] = {}
+        self._resolve = resolve or SystemResolver(timeout=RESOLVE_SECONDS).resolve
         self._dial = dial or _dial
         self._own = own or OwnAddresses()
         self._listening = listening or (lambda address, port: False)
@@ -52,9 +54,11 @@ class Dialler:
             return "where this server itself listens"
         return judge_address(address, grant.addresses, self._own())
 
-    async def connect(self, host: str, port: int, grant: EgressGrant) -> tuple[ByteStream, IPAddress]:
+    async def connect(
+        self, host: str, port: int, grant: EgressGrant, principal: str = ""
+    ) -> tuple[ByteStream, IPAddress]:
         """Raises Refused."""
-        addresses = await self._addresses(host, port)
+        addresses = await self._addresses(host, port, principal)
         for address in addresses:
             reason = self.check(address, port, grant)
             if reason is not None:
@@ -66,14 +70,14 @@ class Dialler:
                 )
         return await self._first(host, port, addresses[:TRIES])
 
-    async def _addresses(self, host: str, port: int) -> Sequence[IPAddress]:
+    async def _addresses(self, host: str, port: int, principal: str) -> Sequence[IPAddress]:
         literal = _literal(host)
         if literal is not None:
             return (literal,)
         try:
             with anyio.fail_after(RESOLVE_SECONDS):
-                async with self._turns:
-                    found = await self._resolve(host, port)
+                async with self._turn(principal):
+                    found = await self._resolve(host, port, principal)
         except (OSError, TimeoutError, UnicodeError, SandboxServerError):
             found = ()
         if not found:
@@ -87,6 +91,16 @@ class Dialler:
         if len(found) > MOST_ADDRESSES:
             raise Refused(f"{host} has {len(found)} addresses, which is absurd", rule=ADDRESS_RULE)
         return found
+
+    @asynccontextmanager
+    async def _turn(self, principal: str) -> AsyncIterator[None]:
+        own = self._own_turns.setdefault(principal, anyio.CapacityLimiter(EACH))
+        try:
+            async with own, self._turns:
+                yield
+        finally:
+            if not own.borrowed_tokens and not own.statistics().tasks_waiting:
+                self._own_turns.pop(principal, None)
 
     async def _first(
         self, host: str, port: int, addresses: Sequence[IPAddress]

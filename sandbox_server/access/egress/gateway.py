@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections import Counter
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 Limits = Callable[[str], EgressLimits]
 """Of a profile, as they are now. Raises ConfigError if there is none of that name."""
 MOST_CONNECTIONS = 1024
+MOST_OF_EACH = MOST_CONNECTIONS // 4
 
 
 def no_secrets(name: str) -> str:
@@ -61,6 +63,7 @@ class Gateway:
         trust: bytes = b"",
         tls: ssl.SSLContext | None = None,
         most: int = MOST_CONNECTIONS,
+        most_of_each: int = MOST_OF_EACH,
         environment: Mapping[str, str] = MappingProxyType({}),
         cache: FileCache | None = None,
     ) -> None:
@@ -75,7 +78,9 @@ class Gateway:
         self.cache = cache
         self._on_connection = on_connection
         self._most = most
+        self._most_of_each = most_of_each
         self._live: set[Connection] = set()
+        self._of_each: Counter[str] = Counter()
 
     @property
     def connections(self) -> int:
@@ -113,11 +118,14 @@ class Gateway:
 
     async def serve(self, connection: Connection) -> None:
         """To its end; raises nothing that a program or a server can cause."""
-        if len(self._live) >= self._most:
+        principal = connection.access.principal
+        over = self._too_many(principal)
+        if over:
             with connection.told() as story:
-                story.reason = "too many connections out of all sandboxes"
+                story.reason = over
             return
         self._live.add(connection)
+        self._of_each[principal] += 1
         try:
             with connection.scope, flat():
                 async with anyio.create_task_group() as tasks:
@@ -128,6 +136,17 @@ class Gateway:
             pass  # it is in the record
         finally:
             self._live.discard(connection)
+            self._of_each[principal] -= 1
+            if not self._of_each[principal]:
+                del self._of_each[principal]
+
+    def _too_many(self, principal: str) -> str:
+        """Why one more is not taken, or an empty string. Nobody can take what all need."""
+        if len(self._live) >= self._most:
+            return "too many connections out of all sandboxes"
+        if self._of_each[principal] >= self._most_of_each:
+            return "too many connections out of the sandboxes of one principal"
+        return ""
 
 
 class SandboxOutlet:

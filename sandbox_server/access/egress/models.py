@@ -35,8 +35,8 @@ class Connect:
 Judge = Callable[[Connect], EgressGrant]
 """Raises PolicyDenied; whatever else it raises is a denial, too. Must not block."""
 
-Resolve = Callable[[str, int], Awaitable[Sequence[IPAddress]]]
-"""The addresses of a name, for a port. Raises OSError."""
+Resolve = Callable[[str, int, str], Awaitable[Sequence[IPAddress]]]
+"""The addresses of a name, for a port, on behalf of a principal. Raises OSError."""
 
 Dial = Callable[[IPAddress, int], Awaitable[ByteStream]]
 """Raises OSError."""

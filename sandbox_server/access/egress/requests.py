@@ -281,6 +281,8 @@ class _Forward:
         self._exchange = exchange
         self._server = server
         self._mask = mask
+        self._endless = False
+        """The body ends with the connection."""
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
 
     async def run(self, request: h11.Request, url: Url, inject: dict[str, str]) -> None:
@@ -331,13 +333,16 @@ class _Forward:
             else:
                 if self._writer:
                     await self._writer.finish()
-                await self._pass(self._mask.end())
+                await self._pass(self._mask.end(cut=self._endless))
                 await self._exchange.send(h11.EndOfMessage())
                 return
 
     def _check(self, response: h11.Response) -> None:
         if sum(len(name) + len(value) + 4 for name, value in response.headers) > MAX_HEAD:
             raise _broken("its head is too long")
+        self._endless = not any(
+            heads.values(response.headers, name) for name in (b"content-length", b"transfer-encoding")
+        )
         codings = heads.values(response.headers, b"content-encoding")
         if self._mask and codings not in ([], [b"identity"]):
             raise _broken("the answer is compressed although that was not asked for")

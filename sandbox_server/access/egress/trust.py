@@ -16,7 +16,7 @@ _BUNDLES = (
     "/etc/ssl/cert.pem",
 )
 MOST_BYTES = 2 * 1024**2
-_BEGIN = "-----BEGIN CERTIFICATE-----"
+BEGIN = "-----BEGIN CERTIFICATE-----"
 
 
 def host_roots() -> bytes:
@@ -73,5 +73,5 @@ def _certificates(data: bytes) -> str:
     """The certificates alone, in ASCII: bundles hold comments in all languages, and keys by mistake."""
     text = data.decode("ascii", errors="ignore")
     end = "-----END CERTIFICATE-----"
-    blocks = (block.partition(end) for block in text.split(_BEGIN)[1:])
-    return "".join(f"{_BEGIN}{body}{found}\n" for body, found, _ in blocks if found)
+    blocks = (block.partition(end) for block in text.split(BEGIN)[1:])
+    return "".join(f"{BEGIN}{body}{found}\n" for body, found, _ in blocks if found)

@@ -170,7 +170,10 @@ class Client:
     async def _checked(self, url: Url, grant: WebGrant, journey: _Journey) -> Sequence[IPAddress]:
         """All addresses of the host, or none: one that is denied denies the host."""
         before = anyio.current_time()
-        found = [url.address] if url.address else list(await self._resolver.resolve(url.host, url.port))
+        if url.address:
+            found = [url.address]
+        else:
+            found = list(await self._resolver.resolve(url.host, url.port, journey.principal))
         journey.resolved = anyio.current_time() - before
         own = self._own_addresses()
         for address in found:

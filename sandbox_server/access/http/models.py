@@ -83,8 +83,8 @@ class WebResult:
 class Resolver(Protocol):
     """Names to addresses."""
 
-    async def resolve(self, host: str, port: int) -> Sequence[IPAddress]:
-        """All addresses of `host`, which is a name in canonical form. Raises UpstreamUnreachable."""
+    async def resolve(self, host: str, port: int, principal: str) -> Sequence[IPAddress]:
+        """All addresses of `host`, which is a name in canonical form. Raises UpstreamUnreachable and Busy."""
         ...
 
 

@@ -241,6 +241,14 @@ async def test_a_compressed_answer_to_an_injected_request_does_not_pass(world: W
     assert status(await world.get(f"http://{SITE}:{origin.port}/")) == 502
 
 
+async def test_an_answer_that_ends_with_its_connection_keeps_no_beginning_of_a_secret(world: World) -> None:
+    for head, shown in ((b"", b"you sent **********"), (b"Content-Length: 19\r\n", b"you sent s3cr3t%2fv")):
+        origin = await world.origin(answer=b"HTTP/1.1 200 OK\r\n" + head + b"\r\nyou sent s3cr3t%2fv")
+        world.secrets["token"] = "Bearer s3cr3t/value+long"
+        world.allow(SITE, origin.port, inject={"Authorization": "token"})
+        assert shown in await world.get(f"http://{SITE}:{origin.port}/")
+
+
 async def test_a_missing_secret_sends_nothing(world: World) -> None:
     base, _ = await site(world, inject={"Authorization": "nowhere"})
     world.secrets.clear()

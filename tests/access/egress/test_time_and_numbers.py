@@ -6,12 +6,15 @@ import gc
 import socket
 import threading
 import tracemalloc
+from ipaddress import ip_address
 
 import anyio
 import pytest
 
 from sandbox_server.access.egress import connection, dial
 from sandbox_server.access.egress.models import Refused
+from sandbox_server.execution.egress import EgressAccess
+from sandbox_server.guards.addresses import IPAddress
 from sandbox_server.guards.web import EgressLimits
 from tests.access.egress.world import ACCESS, SITE, World, echo, grant, rest, status
 
@@ -98,6 +101,7 @@ async def test_a_thousand_tunnels_take_little_memory_and_leave_none(world: World
         return Quiet(b"x" * 100_000)
 
     world.gateway.dialler._dial = dial  # type: ignore[assignment]
+    world.gateway._most_of_each = TUNNELS
     request = f"CONNECT {SITE}:443 HTTP/1.1\r\nHost: {SITE}:443\r\n\r\n".encode()
 
     async def round_of(number: int) -> int:
@@ -145,6 +149,47 @@ async def test_more_connections_than_the_server_takes_are_closed_at_once(world: 
     assert any(record.reason.startswith("too many") for record in world.records)
     assert status(await world.say(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")) == 400
     assert world.gateway.outlet(ACCESS).tunnels == world.limits.tunnels
+
+
+async def test_one_principal_leaves_connections_for_others(world: World) -> None:
+    origin = await world.origin(handler=echo)
+    world.allow(SITE, origin.port, opaque=True)
+    world.gateway._most_of_each = 1
+    again, other = (world.gateway.outlet(EgressAccess("web", name)) for name in (ACCESS.principal, "other"))
+    wrong = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with world.tunnel(SITE, origin.port):
+        assert await world.say(wrong, again) == b""
+        assert status(await world.say(wrong, other)) == 400
+    assert [record.principal for record in world.records if "of one principal" in record.reason] == [
+        ACCESS.principal
+    ]
+    assert status(await world.say(wrong, again)) == 400
+    assert not world.gateway._of_each
+
+
+async def test_one_principals_slow_names_hold_up_nobody_elses_lookups(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hanging = anyio.Event()
+
+    async def resolve(host: str, port: int, principal: str) -> list[IPAddress]:
+        if host.startswith("slow"):
+            await hanging.wait()
+        return [ip_address("10.0.0.1")]
+
+    dialler = dial.Dialler(resolve)
+
+    async def connect(host: str, principal: str) -> None:
+        with pytest.raises(Refused, match=r"10\.0\.0\.1"):
+            await dialler.connect(host, 443, grant(), principal)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(100):
+            tasks.start_soon(connect, f"slow{number}.example.com", "greedy")
+        await anyio.wait_all_tasks_blocked()
+        await connect(SITE, "other")
+        hanging.set()
+    assert not dialler._own_turns
 
 
 async def test_a_resolver_that_hangs_costs_a_bounded_number_of_threads(

@@ -127,7 +127,7 @@ class World:
             )
         return found
 
-    async def _resolve(self, host: str, port: int) -> Sequence[IPAddress]:
+    async def _resolve(self, host: str, port: int, principal: str) -> Sequence[IPAddress]:
         self.lookups.append(host)
         answers = self.names.get(host, [[]])
         answer = answers.pop(0) if len(answers) > 1 else answers[0]

@@ -146,7 +146,7 @@ class Names:
             turns = [each] if each and isinstance(each[0], str) else list(each)
             self._answers[name.replace("__", ".")] = turns  # type: ignore[assignment]
 
-    async def resolve(self, host: str, port: int) -> Sequence[IPAddress]:
+    async def resolve(self, host: str, port: int, principal: str = "") -> Sequence[IPAddress]:
         self.asked.append(host)
         turns = self._answers.get(host)
         if turns is None:
@@ -160,7 +160,7 @@ class Everywhere:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    async def resolve(self, host: str, port: int) -> Sequence[IPAddress]:
+    async def resolve(self, host: str, port: int, principal: str = "") -> Sequence[IPAddress]:
         self.asked.append(host)
         return [ip_address("127.0.0.1")]
 

@@ -270,7 +270,7 @@ async def test_a_principal_with_many_requests_leaves_room_for_others() -> None:
 
 async def test_the_next_address_is_tried_where_one_does_not_answer() -> None:
     class Two:
-        async def resolve(self, host: str, port: int) -> Any:
+        async def resolve(self, host: str, port: int, principal: str) -> Any:
             return [ip_address("::1"), ip_address("127.0.0.1")]
 
     async with serve(answer(), host="127.0.0.1") as server:

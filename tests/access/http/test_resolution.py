@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sandbox_server.access.http import resolver as resolver_module
 from sandbox_server.access.http.client import AT_ONCE
 from sandbox_server.access.http.own import OwnAddresses
-from sandbox_server.access.http.resolver import SystemResolver
+from sandbox_server.access.http.resolver import EACH, SystemResolver
 from sandbox_server.errors import Busy, PolicyDenied, UpstreamFailed, UpstreamUnreachable
 from sandbox_server.guards.urls import Url, UrlRefused, parse_url
 from sandbox_server.guards.web import WebGrant, WebLimits
@@ -223,13 +223,34 @@ async def test_as_many_names_are_looked_up_at_once_as_there_may_be_calls(
     monkeypatch.setattr(resolver_module.socket, "getaddrinfo", getaddrinfo)
     resolver, found = SystemResolver(hosts=tmp_path / "none"), []
 
-    async def resolve() -> None:
-        found.append(await resolver.resolve(HOST, 80))
+    async def resolve(principal: str) -> None:
+        found.append(await resolver.resolve(HOST, 80, principal))
 
     async with anyio.create_task_group() as tasks:
-        for _ in range(AT_ONCE):
-            tasks.start_soon(resolve)
+        for number in range(AT_ONCE):
+            tasks.start_soon(resolve, f"p{number // EACH}")
     assert len(found) == AT_ONCE
+
+
+async def test_one_principals_slow_names_hold_up_nobody_else(tmp_path: Path, monkeypatch: Any) -> None:
+    release = threading.Event()
+
+    def getaddrinfo(host: str, *_: Any, **__: Any) -> Any:
+        if host.startswith("slow"):
+            release.wait(10)
+        return [(0, 0, 0, "", ("192.0.2.1", 80))]
+
+    monkeypatch.setattr(resolver_module.socket, "getaddrinfo", getaddrinfo)
+    resolver = SystemResolver(timeout=0.2, lookups=4, each=2, hosts=tmp_path / "none")
+    try:
+        for _ in range(2):
+            with pytest.raises(UpstreamUnreachable, match="not resolved within"):
+                await resolver.resolve("slow.example.com", 80, "greedy")
+        with pytest.raises(Busy):
+            await resolver.resolve(HOST, 80, "greedy")
+        assert await resolver.resolve(HOST, 80, "other") == [ip_address("192.0.2.1")]
+    finally:
+        release.set()
 
 
 PIECES = """
@@ -256,7 +277,7 @@ async def _one_way_only(pieces: str, tail: str, scheme: str) -> None:
     names = Names()
     loopback = ip_address("127.0.0.1")
 
-    async def resolve(host: str, port: int) -> Any:
+    async def resolve(host: str, port: int, principal: str) -> Any:
         names.asked.append(host)
         return [loopback]
 
