@@ -126,7 +126,7 @@ async def soak(manager: Manager, instance: str, times: int, what: str) -> None:
         assert getattr(after, name) - getattr(before, name) <= POOLED.get(name, 0), name
     assert grown < MEMORY_GROWTH
     assert manager._pools.profiles == 1
-    assert len(manager._underway) == 0
+    assert len(manager._desk._underway) == 0
 
 
 async def test_many_runs_leave_nothing(manager: Manager, instance: str) -> None:
