@@ -13,6 +13,7 @@ from sandbox_server.engines.base import Owner
 from sandbox_server.engines.docker import DockerEngine
 from sandbox_server.errors import EngineUnavailable
 from sandbox_server.images.recipes import tag_of
+from tests.cgroups import remove_groups
 from tests.databases import mariadb, postgres  # noqa: F401  (fixtures)
 
 
@@ -32,13 +33,7 @@ def instance() -> Iterator[str]:
     """An instance name of this test session alone, so that sessions side by side don't sweep each other."""
     name = f"test-{uuid4().hex[:12]}"
     yield name
-    # The engine makes the instance's control group and never removes it; a deployment has one
-    # for ever, a test session would leave one behind each time.
-    for group in Path("/sys/fs/cgroup").glob(f"**/sbx-{name}"):
-        try:
-            group.rmdir()
-        except OSError:
-            continue  # a container that is still being removed: harmless, empty soon
+    remove_groups(name)
 
 
 @pytest.fixture

@@ -25,17 +25,22 @@ from sandbox_server.protocol.text import visible
 
 HOW_TO_PAGE = "resources/read of uri?offset=0&limit=32768, or uri?grep=TEXT for lines with this text"
 
+
+def _or_null(kind: str) -> dict[str, Any]:
+    # Not a list of types: clients that map schemas to dialects with a single `type` drop those.
+    return {"anyOf": [{"type": kind}, {"type": "null"}]}
+
+
 OUTPUT_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
         "outcome": {"enum": list(get_args(Outcome))},
-        # Those that may be null have no type: what stands for "or null" costs more than it says.
-        "exit_code": {},
-        "signal": {},
-        "limit": {},
+        "exit_code": _or_null("integer"),
+        "signal": _or_null("string"),
+        "limit": _or_null("string"),
         "stdout": {"type": "string"},
         "stderr": {"type": "string"},
-        "result": {},
+        "result": _or_null("string"),
         "display": {"type": "array", "description": "`content`: index of an image block."},
         "artifacts": {"type": "array", "description": "Files made or changed; `uri` is a resource."},
         "truncated": {"type": "object", "description": "What was cut, and the `uri` that has it."},
@@ -43,7 +48,7 @@ OUTPUT_SCHEMA: dict[str, Any] = {
         "timings": {"type": "object"},
         "session": {"type": "object"},
         "isolation": {"type": "object"},
-        "packages": {},
+        "packages": _or_null("object"),
     },
 }
 """Top-level properties only: every model pays for this in every conversation. Nothing is required, for

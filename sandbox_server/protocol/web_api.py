@@ -30,7 +30,6 @@ OUTPUT_SCHEMA: dict[str, Any] = {
     "properties": {
         "status": {"type": "integer"},
         "headers": {"type": "object"},
-        "json": {},
         "text": {"type": "string"},
         "base64": {"type": "string"},
         "truncated": {"type": "boolean"},

@@ -12,6 +12,8 @@ import anyio.to_thread
 import pytest
 from docker import APIClient
 
+from tests.cgroups import remove_groups
+
 POLICY = """
 schema: sandbox-policy/v1
 roles:
@@ -88,8 +90,4 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
         docker.remove_container(container, force=True)
     docker.close()
     for instance in made.instances():
-        for group in Path("/sys/fs/cgroup").glob(f"**/sbx-{instance}"):
-            try:
-                group.rmdir()
-            except OSError:
-                continue  # a container that is still being removed: harmless, empty soon
+        remove_groups(instance)

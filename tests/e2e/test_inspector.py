@@ -21,6 +21,9 @@ SERVE = [sys.executable, "-m", "sandbox_server", "serve"]
 ROOT = Path(__file__).parents[2]
 ERAS = ["legacy", "modern"]
 START_SECONDS = 60
+TOKENS = 2500
+"""What a model may pay for all tools, at four characters each."""
+DEFAULT_TOOLS = ["code_execution", "filesystem", "sandbox", "process"]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +92,7 @@ CALL = ["--method", "tools/call", "--tool-name", "code_execution", "--tool-arg"]
 @pytest.mark.parametrize("era", ERAS)
 def test_the_tools_are_listed_over_stdio_without_a_portability_problem(node: NodeTools, era: str) -> None:
     result = inspect(node, *STDIO, "--protocol-era", era, *LIST)
-    assert [tool["name"] for tool in printed(result)["tools"]] == ["code_execution", "filesystem", "sandbox"]
+    assert [tool["name"] for tool in printed(result)["tools"]] == DEFAULT_TOOLS
     assert "Warning: tool" not in result.stderr
 
 
@@ -98,8 +101,19 @@ def test_the_tools_are_listed_over_http_without_a_portability_problem(
     node: NodeTools, url: str, era: str
 ) -> None:
     result = inspect(node, url, "--protocol-era", era, *LIST)
-    assert [tool["name"] for tool in printed(result)["tools"]] == ["code_execution", "filesystem", "sandbox"]
+    assert [tool["name"] for tool in printed(result)["tools"]] == DEFAULT_TOOLS
     assert "Warning: tool" not in result.stderr
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_every_tool_that_there_is_is_portable_and_all_together_are_short(node: NodeTools, era: str) -> None:
+    secret = ("-e", "SANDBOX_SECRET_SHOP_DSN=sqlite:////nonexistent/shop.db")
+    policy = ("--policy", "demo/policy.yaml")
+    result = inspect(node, *secret, *STDIO, *policy, "--protocol-era", era, *LIST)
+    tools = printed(result)["tools"]
+    assert [tool["name"] for tool in tools] == [*DEFAULT_TOOLS, "web_api", "database"]
+    assert "Warning: tool" not in result.stderr
+    assert len(json.dumps(tools, separators=(",", ":"))) / 4 < TOKENS
 
 
 @pytest.mark.parametrize("era", ERAS)

@@ -24,6 +24,7 @@ from sandbox_server.execution.grants import Grant, Sizing
 from sandbox_server.execution.languages import LANGUAGES
 from sandbox_server.execution.manager import Manager
 from sandbox_server.execution.models import RunRequest, SessionLimits, SessionRequest
+from tests.cgroups import containers_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.soak]
 
@@ -58,9 +59,8 @@ async def manager(docker_engine: DockerEngine) -> AsyncIterator[Manager]:
 
 
 def held(instance: str) -> Held:
-    groups = Path("/sys/fs/cgroup").glob(f"**/sbx-{instance}/*/")
     return Held(
-        containers=len({path.name for path in groups if path.is_dir()}),
+        containers=len(containers_of(instance)),
         descriptors=len(list(Path("/proc/self/fd").iterdir())),
         threads=threading.active_count(),
         tasks=len(asyncio.all_tasks()),

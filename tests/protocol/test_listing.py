@@ -15,7 +15,7 @@ from tests.protocol.fake_executor import FakeExecutor, connect
 
 TOKENS = 2500
 SHARED = {"code_execution", "filesystem", "sandbox"}
-SHARED_CHARACTERS = 5300
+SHARED_CHARACTERS = 5600
 CHARACTERS = 1550
 """What any other tool may take, so that six of them fit."""
 

@@ -107,5 +107,5 @@ async def test_a_scenario_that_fails_is_noticed(node: NodeTools, tmp_path: Path)
 async def test_without_the_switch_no_fixture_is_served() -> None:
     async with served(None) as url, Client(url, mode="legacy") as client:
         names = [tool.name for tool in (await client.list_tools()).tools]
-        assert names == ["code_execution", "filesystem", "sandbox"]
+        assert names == ["code_execution", "filesystem", "sandbox", "process"]
         assert client.server_capabilities.prompts is None
