@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import pytest
 
@@ -20,15 +21,12 @@ NAMES = [
 ]  # fmt: skip
 
 
-CONNECTIONS = ("names", "kinds", "put", "cells", "images")
-
-
-@pytest.fixture(autouse=True)
-async def closed(lab: Lab) -> AsyncIterator[None]:
-    """Leave no session behind."""
-    yield
-    for connection in CONNECTIONS:
-        await lab.manager.close_connection(connection)
+@pytest.fixture
+async def own(lab: Lab) -> AsyncIterator[str]:
+    """A connection of the test's own, which leaves no session behind."""
+    connection = uuid4().hex
+    yield connection
+    await lab.manager.close_connection(connection)
 
 
 async def read(lab: Lab, uri: str | None, **page: int) -> Content:
@@ -36,13 +34,13 @@ async def read(lab: Lab, uri: str | None, **page: int) -> Content:
     return await lab.manager.read_resource(uri, Page(**page), caller=Caller())
 
 
-@pytest.mark.parametrize("connection", [None, "names"])
+@pytest.mark.parametrize("in_session", [False, True])
 async def test_files_of_any_name_are_listed_shown_safely_and_read(
-    lab: Lab, run: Run, connection: str | None
+    lab: Lab, run: Run, own: str, in_session: bool
 ) -> None:
     """49."""
     code = f"for n in {NAMES!r}: open(b'/workspace/' + n, 'wb').write(n)"
-    result = await run(code, connection=connection)
+    result = await run(code, connection=own if in_session else None)
     assert (result.outcome, result.artifacts_omitted, result.artifacts_complete) == ("ok", 0, True)
     assert len(result.artifacts) == len(NAMES)
     contents = set()
@@ -54,9 +52,9 @@ async def test_files_of_any_name_are_listed_shown_safely_and_read(
     assert contents == set(NAMES)
 
 
-@pytest.mark.parametrize("connection", [None, "kinds"])
+@pytest.mark.parametrize("in_session", [False, True])
 async def test_only_regular_files_count_and_nothing_is_followed(
-    lab: Lab, run: Run, connection: str | None
+    lab: Lab, run: Run, own: str, in_session: bool
 ) -> None:
     """40, 44."""
     code = """
@@ -70,11 +68,11 @@ for n in range(40): deep += '/deep'; os.mkdir(deep)
 open(deep + '/c', 'w').close()
 os.chmod('locked', 0)
 """
-    result = await run(code, connection=connection)
+    result = await run(code, connection=own if in_session else None)
     assert (result.outcome, result.stderr.text) == ("ok", "")
     assert [artifact.path for artifact in result.artifacts] == ["d/b", "hard"]
     assert not result.artifacts_complete
-    if connection is not None and result.session.id:
+    if in_session and result.session.id:
         # A program may put a link where a file was: it is read as the program would read it, in its sandbox.
         for path in (
             "fifo",
@@ -124,7 +122,7 @@ os.makedirs(b'/'.join([name] * 5)); open(b'/'.join([name] * 5) + b'/f', 'w').clo
     assert len(result.artifacts) + result.artifacts_omitted == 41
 
 
-async def test_what_the_call_put_there_counts_only_once_it_is_changed(run: Run) -> None:
+async def test_what_the_call_put_there_counts_only_once_it_is_changed(run: Run, own: str) -> None:
     """Beyond the list."""
     files = tuple(
         InputFile(name, b"abc") for name in ("kept", "d/kept", "changed", "renamed", "d/touched", "gone")
@@ -133,17 +131,17 @@ async def test_what_the_call_put_there_counts_only_once_it_is_changed(run: Run) 
 os.rename('renamed', 'other'); open('changed', 'r+').write('xyz'); os.remove('gone')
 os.utime('d/touched', ns=(0, 0))
 """
-    for connection in (None, "put", "put"):
+    for connection in (None, own, own):
         result = await run(code, connection=connection, files=files, bare=False)
         assert [artifact.path for artifact in result.artifacts] == ["changed", "d/touched", "other"]
 
 
-async def test_a_cell_lists_its_own_files_and_not_the_last_ones(run: Run) -> None:
+async def test_a_cell_lists_its_own_files_and_not_the_last_ones(run: Run, own: str) -> None:
     """Beyond the list."""
     for number in range(12):
-        result = await run(f"open('{number}', 'w').close()", connection="cells")
+        result = await run(f"open('{number}', 'w').close()", connection=own)
         assert [artifact.path for artifact in result.artifacts] == [str(number)]
-    assert (await run("pass", connection="cells")).artifacts == ()
+    assert (await run("pass", connection=own)).artifacts == ()
 
 
 async def test_a_time_that_a_program_gives_its_file_does_not_hide_it(run: Run) -> None:
@@ -191,14 +189,14 @@ open('large', 'wb').write(data); print(hashlib.sha256(data).hexdigest())
     assert heartbeat.worst < 0.5
 
 
-async def test_images_are_known_by_their_bytes(run: Run) -> None:
+async def test_images_are_known_by_their_bytes(run: Run, own: str) -> None:
     """Beyond the list."""
     code = """
 open('a.png', 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n' + bytes(100))
 open('b.JPG', 'wb').write(b'\\xff\\xd8\\xff' + bytes(100)); open('c.png', 'w').write('<script>')
 open('d.png', 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n' + bytes(300 * 1024))
 """
-    for connection in (None, "images"):
+    for connection in (None, own):
         result = await run(code, connection=connection)
         shown = {artifact.path for artifact in result.artifacts if artifact.image}
         assert shown == {"a.png", "b.JPG"}

@@ -17,6 +17,10 @@ from tests.hostile.lab import Lab
 ENVIRONMENT = {
     "PATH", "HOSTNAME", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "MPLBACKEND", "MPLCONFIGDIR",
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONDONTWRITEBYTECODE",
+    # pip's own settings, from the image: wheels only, no cache, no questions.
+    "PIP_USER", "PIP_BREAK_SYSTEM_PACKAGES", "PIP_ONLY_BINARY", "PIP_NO_CACHE_DIR", "PIP_NO_INPUT",
+    "PIP_NO_COMPILE", "PIP_DISABLE_PIP_VERSION_CHECK", "PIP_CONSTRAINT", "PIP_NO_WARN_SCRIPT_LOCATION",
+    "PYTHONUSERBASE",
 }  # fmt: skip
 
 
