@@ -29,8 +29,8 @@ async def measure(bench: Bench) -> None:
     raw, bare, official, noop, share = Samples(), Samples(), Samples(), Samples(), Samples()
     total = bench.times(1500, 300)
     async with http_server(bench.directory, "reuse") as server:
+        await server.quiet(bench.api)  # once: what is kept for another run idles for a minute, at no cost
         for _ in range(bench.times(3, 1)):
-            await server.quiet(bench.api)
             rates = [await run_sync(bench.raw.rate, count, bench.times(24, 12)) for count in RAW_CONCURRENCY]
             raw.add(max(rates))
             rate, reused = await run_sync(_bare_rate, server, total)
