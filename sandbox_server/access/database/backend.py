@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
 import anyio
@@ -11,6 +11,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from sandbox_server.access.database import failures
 from sandbox_server.access.database.answers import Rows, Statement
 from sandbox_server.access.database.settings import DatabaseLimits, DatabaseSettings
 from sandbox_server.errors import Busy
@@ -134,3 +135,22 @@ class Pool:
         with anyio.move_on_after(CLEANUP, shield=True):
             await self.engine.dispose()
         await self.forget_idle()
+
+
+async def run_once_alive(
+    pool: Pool,
+    lease: Callable[[], AbstractAsyncContextManager[Lease]],
+    begin: Callable[[Lease], Awaitable[bool]],
+    work: Callable[[Lease], Awaitable[Rows]],
+    name: str,
+) -> Rows:
+    """What `work` makes of a connection that `begin` found alive. A dead one is replaced once, and nothing
+    was run on it. Raises DatabaseUnavailable if the other is dead, too."""
+    async with lease() as leased:
+        if await begin(leased):
+            return await work(leased)
+    await pool.forget_idle()
+    async with lease() as leased:
+        if await begin(leased):
+            return await work(leased)
+    raise failures.unavailable(name)

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from sandbox_server.access.database import failures
 from sandbox_server.access.database.answers import Cell, Column, Rows, Statement
-from sandbox_server.access.database.backend import CLEANUP, GRACE, Lease, Pool
+from sandbox_server.access.database.backend import CLEANUP, GRACE, Lease, Pool, run_once_alive
 from sandbox_server.access.database.binding import convert
 from sandbox_server.access.database.settings import DatabaseSettings
 from sandbox_server.access.database.values import Collector, cell_size, from_json
@@ -71,14 +71,13 @@ class Postgres:
 
     async def run(self, statement: Statement, settings: DatabaseSettings) -> Rows:
         """Raises errors of ours only. A connection that turns out to be dead is replaced once."""
-        async with self._lease(statement, settings) as lease:
-            if await self._begin(lease, statement):
-                return await self._within_time(lease, statement, settings)
-        await self._pool.forget_idle()
-        async with self._lease(statement, settings) as lease:
-            if await self._begin(lease, statement):
-                return await self._within_time(lease, statement, settings)
-        raise failures.unavailable(settings.name)
+        return await run_once_alive(
+            self._pool,
+            lambda: self._lease(statement, settings),
+            lambda lease: self._begin(lease, statement),
+            lambda lease: self._within_time(lease, statement, settings),
+            settings.name,
+        )
 
     async def _begin(self, lease: Lease, statement: Statement) -> bool:
         """False if the connection is dead, or its server silent."""
