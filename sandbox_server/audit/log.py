@@ -1,7 +1,9 @@
 """The decision log as the server uses it: two lines for a call, and no call without the first of them.
 
 `decision` returns when the line is written, `outcome` only hands its line over. Both are written by one
-thread in batches, so the event loop never waits for a disk, and many calls at once cost one write.
+thread in batches, so the event loop never waits for a disk, and many calls at once cost one write. A line
+that nobody waits for is written with the next that somebody does, or a moment later: at once, it would
+compete with the answer to the call that it tells of.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from sandbox_server.errors import AuditUnavailable, ConfigError
 
 _MOST_WAITING: Final = 4096
 _BATCH: Final = 256
+_LINGER: Final = 0.05
+"""Seconds that a line which nobody waits for may stay unwritten."""
 _HINT: Final = "the operator: see the server's log; free the disk, or set audit.on_failure: continue"
 
 
@@ -45,6 +49,7 @@ class DecisionLog:
         self._redact = redact
         self._waiting: deque[_Line] = deque()
         self._wake = anyio.Event()
+        self._awaited = anyio.Event()
         self._limiter = anyio.CapacityLimiter(1)
         self._closing = False
         self._log = structlog.stdlib.get_logger("sandbox_server.audit")
@@ -138,6 +143,7 @@ class DecisionLog:
         if len(self._waiting) >= _MOST_WAITING:
             raise AuditUnavailable("the decision log can't keep up", hint="retry in a moment")
         self._enqueue(line)
+        self._awaited.set()
         await line.done.wait()
         if line.error:
             raise AuditUnavailable(f"the decision log can't be written: {line.error}", hint=_HINT)
@@ -145,14 +151,17 @@ class DecisionLog:
     def _enqueue(self, line: _Line) -> None:
         self._waiting.append(line)
         self._wake.set()
+        if len(self._waiting) >= _BATCH:
+            self._awaited.set()
 
     async def write_forever(self) -> None:
         """The writer; ends when it is cancelled."""
         while True:
             await self.drain()
-            self._wake = anyio.Event()
-            if not self._waiting:
-                await self._wake.wait()
+            self._wake, self._awaited = anyio.Event(), anyio.Event()
+            await self._wake.wait()
+            with anyio.move_on_after(_LINGER):
+                await self._awaited.wait()
 
     async def drain(self) -> None:
         """Writes all that waits."""

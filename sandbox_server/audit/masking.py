@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Final, Literal
 
 from sandbox_server.audit.chain import MAX_LINE
@@ -36,6 +37,8 @@ _MOST: Final = 200
 _DEPTH: Final = 8
 _LONGEST: Final = 2000
 _LONGEST_TEXT: Final = 16 * 1024
+_SHORT: Final = 128
+_REMEMBERED: Final = 1024
 _QUERY: Final = re.compile(r"([?&;])([^=&;#\s]{1,100})=([^&;#\s]*)")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -70,6 +73,8 @@ class Masking:
         masks = [each.lower() for each in rules.mask]
         self._names = tuple(each for each in masks if "." not in each)
         self._paths = tuple(each for each in masks if "." in each)
+        # Records say the same words again and again: names of limits, the rules that set them.
+        self._scrubbed_short = lru_cache(_REMEMBERED)(self._scrubbed)
 
     def clean(self, record: Mapping[str, object]) -> dict[str, object]:
         """A copy that may be written down. It fits on a line."""
@@ -99,6 +104,8 @@ class Masking:
             if key in URL_KEYS and isinstance(value, str):
                 value = self._url(value)
         match value:
+            case str():
+                return self._text(value, _LONGEST)
             case None | bool():
                 return value
             case int():
@@ -153,14 +160,19 @@ class Masking:
         return {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
 
     def _text(self, text: str, most: int) -> str:
-        # Secrets go before the cut, which could leave half of one; the first cut bounds the search.
+        # Secrets go before the cut, which could leave half of one; the first cut bounds the search. Those
+        # that are known may change, so nothing is remembered of a text before they are out of it.
         beyond = max(len(text) - 4 * _LONGEST_TEXT, 0)
-        text = without_secrets(self._redact(text[: 4 * _LONGEST_TEXT]))
-        if "=" in text:
-            text = _QUERY.sub(self._parameter, text)
-        text = _SURROGATE.sub("\ufffd", text)
+        text = self._redact(text[: 4 * _LONGEST_TEXT])
+        text = self._scrubbed_short(text) if len(text) <= _SHORT else self._scrubbed(text)
         beyond += max(len(text) - most, 0)
         return f"{text[:most]}... ({beyond} characters more)" if beyond else text
+
+    def _scrubbed(self, text: str) -> str:
+        text = without_secrets(text)
+        if "=" in text:
+            text = _QUERY.sub(self._parameter, text)
+        return _SURROGATE.sub("\ufffd", text)
 
     def _parameter(self, found: re.Match[str]) -> str:
         if looks_secret(found[2]) or _named(found[2], self._names):
