@@ -50,8 +50,8 @@ class Enforced:
 async def open_enforced(
     settings: Settings, policy: Policy, slot: str, *, resolver: Resolver | None = None
 ) -> AsyncIterator[Enforced]:
-    """Names are looked up by `resolver`, or by the system. Raises ConfigError: a secret that is missing, a test
-    of the policy that fails, a log that can't be written."""
+    """Names are looked up by `resolver`, or by the system. Raises ConfigError: a secret that is missing, a
+    test of the policy that fails, a log that can't be written."""
     local = read_principal(settings.claims)
     await anyio.to_thread.run_sync(check_tests, policy, settings.policy)
     secrets, ports = open_secrets(settings), OwnPorts()

@@ -1,4 +1,4 @@
-"""What the tests of the bypass list share: a port that must not be touched, and a program's end of the proxy."""
+"""For tests of the bypass list: a port that must not be touched, and a program's end of the proxy."""
 
 from __future__ import annotations
 

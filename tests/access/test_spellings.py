@@ -1,5 +1,5 @@
-"""Rows of the bypass list that a host alone decides: at `web_api` as an MCP client calls it, and at the three
-doors of the proxy that sandboxes get out by. The policy only observes, so what is refused the floor refuses."""
+"""Rows of the bypass list that a host alone decides: at `web_api` as an MCP client calls it, and at the
+three doors of the proxy that sandboxes get out by. The policy only observes: the floor alone refuses here."""
 
 # ruff: noqa: RUF001 - characters that look like others are what this is about
 

@@ -1,5 +1,7 @@
-"""Rows of the bypass list that a URL, a redirect or an answer decides: an MCP client calls `web_api`, by a policy
-that opens one site on loopback; where a program could do the same, so does one in front of the proxy."""
+"""Rows of the bypass list that a URL, a redirect or an answer decides: an MCP client calls `web_api`, by a
+policy that opens one site on loopback; where a program could do the same, so does one before the proxy."""
+
+# ruff: noqa: E501 - lists of hostile URLs
 
 from __future__ import annotations
 
@@ -128,7 +130,7 @@ TRICKS: dict[str, tuple[str, ...]] = {
     "http:/\\evil": (f"http:/\\{SITE}:PORT/", f"http:\\\\{SITE}:PORT/"),
     "tabs and newlines": (
         f"http://{SITE}\t:PORT/", f"http://{SITE}\n:PORT/", f"ht\ttp://{SITE}:PORT/", f"http://{SITE}:PORT/\r\nX: y",
-        f" http://{SITE}:PORT/", f"http://{SITE}:PORT/ ", f"http://{SITE}: PORT/", f"http://si\tte.example.com:PORT/",
+        f" http://{SITE}:PORT/", f"http://{SITE}:PORT/ ", f"http://{SITE}: PORT/", "http://si\tte.example.com:PORT/",
     ),
     "%00": (f"http://{SITE}%00.{EVIL}:PORT/", f"http://{SITE}:PORT/%00", f"http://{EVIL}%00@{SITE}:PORT/"),
     "%0d%0a in path": (f"http://{SITE}:PORT/%0d%0aHost:%20{EVIL}", f"http://{SITE}:PORT/a%0ab"),

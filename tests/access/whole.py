@@ -94,6 +94,7 @@ async def whole(
     resolver: Resolver | None,
     *,
     docker: bool = False,
+    era: str = "legacy",
     secrets: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Whole]:
     """With `docker`, programs run in real sandboxes. Without a `resolver`, names are the system's."""
@@ -123,7 +124,7 @@ async def whole(
             web=outside.web,
             databases=outside.databases,
         )
-        client = await stack.enter_async_context(connect(server, "legacy"))
+        client = await stack.enter_async_context(connect(server, era))
         yield Whole(client, enforced, ruling, manager, settings)
 
 
