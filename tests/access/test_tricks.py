@@ -5,6 +5,7 @@ policy that opens one site on loopback; where a program could do the same, so do
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from anyio.abc import ByteStream
 
+from sandbox_server.access.http.head import HeadReader
 from tests.access.doors import Canary, Program, program_of
 from tests.access.http.lab import Script, Seen, Server, answer, raw, serve
 from tests.access.http.test_hostile_answers import REFUSED, bomb, drip, endless
@@ -318,6 +320,28 @@ async def test_an_answer_that_can_be_read_in_two_ways_is_not_shown(item: str, he
     here.site.script = raw(data)
     told = await here.web("/")
     assert (told["code"], told["reason"]) == ("upstream_failed", reason)
+
+
+PASSED_ON = {
+    "brotli", "zstd", "nested encodings", "two encodings", "no gzip at all", "no deflate at all", "a status of 999",
+}  # fmt: skip
+"""What a body is packed in, and what a number means, is the program's own affair."""
+
+
+@pytest.mark.parametrize("item", sorted(REFUSED.keys() - PASSED_ON))
+async def test_a_program_gets_no_answer_that_can_be_read_in_two_ways(item: str, here: Here) -> None:
+    """Through the proxy: a refusal of its own, or an answer that it has written itself."""
+    here.site.script = raw(REFUSED[item][1])
+    port = here.site.server.port
+    head = f"GET {here.base}/ HTTP/1.1\r\nHost: {SITE}:{port}\r\nConnection: close\r\n\r\n"
+    told = await here.program.say(head.encode())
+    reader = HeadReader(max_bytes=64 * 1024, max_lines=10_010)
+    reader.feed(told)
+    assert reader.done
+    assert told.count(b"HTTP/1.1 ") == 1
+    length = re.search(rb"\r\ncontent-length: (\d+)\r\n", told, re.IGNORECASE)
+    body = told.partition(b"\r\n\r\n")[2]
+    assert length is None or len(body) <= int(length[1])
 
 
 @pytest.mark.parametrize(("name", "bits"), [("gzip", 31), ("deflate", 15)])
