@@ -15,6 +15,7 @@ from sandbox_server.access.egress.cache import FileCache
 from sandbox_server.access.egress.indexes import Indexes
 from sandbox_server.access.egress.trust import read_bundle, sandbox_bundle, server_context
 from sandbox_server.access.http.client import Client
+from sandbox_server.access.http.models import Resolver
 from sandbox_server.access.http.own import OwnAddresses
 from sandbox_server.access.http.resolver import SystemResolver
 from sandbox_server.access.http.trust import tls_context
@@ -75,14 +76,14 @@ class Outside:
 
 @asynccontextmanager
 async def open_outside(
-    settings: Settings, gate: Gate, secrets: Secrets, ports: OwnPorts
+    settings: Settings, gate: Gate, secrets: Secrets, ports: OwnPorts, resolver: Resolver | None = None
 ) -> AsyncIterator[Outside]:
-    """Opens no connection. Raises ConfigError."""
+    """Opens no connection. `resolver` instead of the system's. Raises ConfigError."""
     trust = trust_of(settings, gate.current.policy)
     rules = EgressRules(gate)
     outside = Outside(
         Client(
-            resolver=SystemResolver(),
+            resolver=resolver or SystemResolver(),
             secrets=secrets,
             tls=tls_context(settings.ca_bundle),
             own_ports=ports,
@@ -90,7 +91,7 @@ async def open_outside(
         Gateway(
             rules.judge,
             rules.limits,
-            dialler=Dialler(listening=ports.listening),
+            dialler=Dialler(resolver.resolve if resolver else None, listening=ports.listening),
             on_connection=rules.connected,
             secrets=secrets.get,
             authority=trust.authority,

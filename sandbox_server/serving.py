@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
+from sandbox_server.access.http.models import Resolver
 from sandbox_server.audit.log import DecisionLog, open_log
 from sandbox_server.audit.masking import AuditRules
 from sandbox_server.config import Settings
@@ -46,9 +47,11 @@ class Enforced:
 
 
 @asynccontextmanager
-async def open_enforced(settings: Settings, policy: Policy, slot: str) -> AsyncIterator[Enforced]:
-    """Raises ConfigError: a secret that is missing, a test of the policy that fails, a log that can't be
-    written."""
+async def open_enforced(
+    settings: Settings, policy: Policy, slot: str, *, resolver: Resolver | None = None
+) -> AsyncIterator[Enforced]:
+    """Names are looked up by `resolver`, or by the system. Raises ConfigError: a secret that is missing, a
+    test of the policy that fails, a log that can't be written."""
     local = read_principal(settings.claims)
     await anyio.to_thread.run_sync(check_tests, policy, settings.policy)
     secrets, ports = open_secrets(settings), OwnPorts()
@@ -58,7 +61,7 @@ async def open_enforced(settings: Settings, policy: Policy, slot: str) -> AsyncI
         directory = settings.state_dir / "decisions" / slot
         record = await stack.enter_async_context(open_log(directory, audit_of(policy), redact=redaction))
         gate = Gate(Current(policy), Quotas(), record)
-        outside = await stack.enter_async_context(open_outside(settings, gate, secrets, ports))
+        outside = await stack.enter_async_context(open_outside(settings, gate, secrets, ports, resolver))
         yield Enforced(gate, outside, redaction, ports, local)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -171,14 +170,14 @@ class Connection:
 
 
 @contextmanager
-def in_time(seconds: float = HEAD_SECONDS) -> Iterator[None]:
+def in_time() -> Iterator[None]:
     """Raises Refused if the program does not say what it wants in time."""
     try:
-        with anyio.fail_after(seconds if seconds > 0 else math.inf):
+        with anyio.fail_after(HEAD_SECONDS):
             yield
     except TimeoutError:
         raise Refused(
-            f"nothing complete was asked for within {seconds:g} seconds", status=408, verdict="failed"
+            f"nothing complete was asked for within {HEAD_SECONDS:g} seconds", status=408, verdict="failed"
         ) from None
 
 

@@ -273,6 +273,21 @@ async def test_a_terminated_host_is_judged_by_path_and_gets_its_secret(world: Wo
     assert schemes[:2] == [("https", "GET", "allowed"), ("https", "GET", "denied")]
 
 
+@pytest.mark.parametrize(
+    "host", ["evil.example.org", "other.example.com:443", SITE, f"user@{SITE}", f"{SITE}:1"]
+)
+async def test_a_terminated_hosts_requests_name_it(world: World, host: str) -> None:
+    """E6: a Host header inside TLS that is not the server name, which is where the bytes would go."""
+    origin = await world.origin(tls=SITE)
+    world.allow(SITE, origin.port, terminate=True)
+    world.allow("evil.example.org", 443)
+    async with world.tunnel(SITE, origin.port) as stream:
+        inner = await tls(stream, SITE, world.trusting(world.authority))
+        await inner.send(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        assert status(await rest(inner)) in (400, 403)
+    assert origin.connections == 0
+
+
 async def test_a_terminated_hosts_certificate_is_verified_for_real(world: World) -> None:
     origin = await world.origin(tls="other.example.com")
     world.allow(SITE, origin.port, terminate=True)

@@ -69,7 +69,7 @@ REFUSED: dict[str, tuple[str, bytes]] = {
     "half a head": ("web.protocol", OK + b"X: a\r\n"),
     "huge headers": ("web.headers", OK + b"X: " + b"a" * 100_000 + b"\r\n\r\n"),
     "headers without end": ("web.headers", OK + b"X: " + b"a" * 1_000_000),
-    "10,000 headers": ("web.headers", OK + b"".join(b"X%d: a\r\n" % n for n in range(4000)) + b"\r\n"),
+    "10,000 headers": ("web.headers", OK + b"X:a\r\n" * 10_000 + b"\r\n"),
     "101 headers": ("web.headers", OK + b"".join(b"X%d: a\r\n" % n for n in range(101)) + b"\r\n"),
     "brotli": ("web.encoding", OK + b"Content-Encoding: br\r\nContent-Length: 1\r\n\r\nx"),
     "zstd": ("web.encoding", OK + b"Content-Encoding: zstd\r\nContent-Length: 1\r\n\r\nx"),

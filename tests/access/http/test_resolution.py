@@ -9,17 +9,15 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from sandbox_server.access.http import resolver as resolver_module
 from sandbox_server.access.http.client import AT_ONCE
 from sandbox_server.access.http.own import OwnAddresses
 from sandbox_server.access.http.resolver import EACH, SystemResolver
 from sandbox_server.errors import Busy, PolicyDenied, UpstreamFailed, UpstreamUnreachable
-from sandbox_server.guards.urls import Url, UrlRefused, parse_url
-from sandbox_server.guards.web import WebGrant, WebLimits
-from tests.access.http.lab import HOST, LOOPBACK, QUICK, Names, allow, answer, client, fetch, serve
+from sandbox_server.guards.urls import Url
+from sandbox_server.guards.web import WebGrant
+from tests.access.http.lab import HOST, QUICK, Names, allow, answer, client, fetch, serve
 
 ANYTHING = WebGrant(rule="test", limits=QUICK)
 
@@ -251,56 +249,3 @@ async def test_one_principals_slow_names_hold_up_nobody_else(tmp_path: Path, mon
         assert await resolver.resolve(HOST, 80, "other") == [ip_address("192.0.2.1")]
     finally:
         release.set()
-
-
-PIECES = """
-allowed.example evil.example 127.0.0.1 127.1 [::1] [::ffff:127.0.0.1] 8.8.8.8 a . .. @ : ? # / \\ % %2f
-%40 %00 ; & = ü ① 。 \u200b \u00ad xn--bcher-kva
-"""
-AUTHORITY = st.lists(st.sampled_from([*PIECES.split(), " ", "\t", "\r\n"]), min_size=1, max_size=6).map(
-    "".join
-)
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    pieces=AUTHORITY, tail=st.text("abc/.@:?#%\\ 2f", max_size=12), scheme=st.sampled_from(["http", "HTTP"])
-)
-def test_the_host_that_is_connected_to_is_the_host_that_was_judged(
-    pieces: str, tail: str, scheme: str
-) -> None:
-    anyio.run(_one_way_only, pieces, tail, scheme)
-
-
-async def _one_way_only(pieces: str, tail: str, scheme: str) -> None:
-    judged: list[Url] = []
-    names = Names()
-    loopback = ip_address("127.0.0.1")
-
-    async def resolve(host: str, port: int, principal: str) -> Any:
-        names.asked.append(host)
-        return [loopback]
-
-    def judge(method: str, url: Url, size: int) -> WebGrant:
-        judged.append(url)
-        return WebGrant(rule="test", addresses=LOOPBACK, limits=WebLimits(total=2, connect=0.2, first_byte=1))
-
-    async with serve(answer()) as server:
-        text = f"{scheme}://{pieces}:{server.port}/{tail}"
-        try:
-            url = parse_url(text)
-        except UrlRefused:
-            return
-        if url.port != server.port:
-            return
-        names.resolve = resolve  # type: ignore[method-assign]
-        try:
-            await fetch(text, judge, by=client(names))
-        except (PolicyDenied, UpstreamFailed):
-            assert server.seen == []
-            return
-        (seen,) = server.seen
-    assert [str(each) for each in judged] == [str(url)]
-    assert seen.header("host") == url.authority == f"{url.host}:{server.port}"
-    assert names.asked == ([] if url.address else [url.host])
-    assert seen.target == url.target
