@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final, Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 from sandbox_server.text import on_one_line
 
@@ -27,6 +27,8 @@ class _Family(Generic[M]):
     def __init__(self, metric: M, labels: Sequence[str], opened: Collection[str], most: int) -> None:
         if unknown := set(opened) - set(labels):
             raise ValueError(f"there is no label {', '.join(sorted(unknown))}")
+        # Else each series has a twin that says since when it is there. It is the library's own switch.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._metric: M = metric
         self._open = tuple(label in opened for label in labels)
         self._most = most

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from sandbox_server.observe.families import Count, Names, Spread
 
@@ -20,8 +20,6 @@ class Metrics:
     """Of one server, in a registry of its own."""
 
     def __init__(self) -> None:
-        # Else each series has a twin that says since when it is there. It is the library's own switch.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = own = CollectorRegistry()
         ProcessCollector(registry=own)
         self._principals = Names(MOST_PRINCIPALS)
