@@ -184,6 +184,9 @@ class Gate:
             metrics.run_time.add(ran.language, seconds=ran.wall)
             metrics.run_wait.add(seconds=ran.waited)
             metrics.run_cpu.add(ran.language, by=call.cpu or 0.0)
+        elif tool == "web_api" and call.decision.effect == "deny":
+            # It has no hop of which anybody else could tell.
+            metrics.web.add("denied", "", "first", call.decision.rule, "")
         elif tool == "database":
             # What a caller calls a database may be anything; a grant has the policy's own name of it.
             grant, operation = call.decision.grant, str(call.request.args.get("operation", "select"))
