@@ -66,7 +66,8 @@ class Count:
         opened: Collection[str] = (),
         most: int = MOST_SERIES,
     ) -> None:
-        self._family = _Family(Counter(name, help, labels, registry=registry), labels, opened, most)
+        self.metric = Counter(name, help, labels, registry=registry)
+        self._family = _Family(self.metric, labels, opened, most)
 
     def add(self, *values: str, by: float = 1) -> None:
         if by > 0:
@@ -79,8 +80,8 @@ class Spread:
     def __init__(
         self, registry: CollectorRegistry, name: str, help: str, labels: Sequence[str] = (), most: int = 60
     ) -> None:
-        metric = Histogram(name, help, labels, registry=registry, buckets=SECONDS)
-        self._family = _Family(metric, labels, (), most)
+        self.metric = Histogram(name, help, labels, registry=registry, buckets=SECONDS)
+        self._family = _Family(self.metric, labels, (), most)
 
     def add(self, *values: str, seconds: float) -> None:
         self._family.at(values).observe(max(0.0, seconds))
