@@ -91,27 +91,32 @@ async def work(url: str, port: int) -> None:
         for query in ("select * from orders", "delete from orders"):
             await client.call_tool("database", {"query": query})
         await client.call_tool("database", {"query": "select 1", "database": "minted"})
-        body = {
-            "jsonrpc": "2.0",
-            "id": 1,
-            "method": "tools/call",
-            "params": {
-                "name": "code_execution",
-                "arguments": {"code": "print(2)"},
-                "_meta": {
-                    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-                    "io.modelcontextprotocol/clientCapabilities": {},
-                },
+        for language in ("python", "cobol"):
+            await call_by_hand(traced, url, language)
+
+
+async def call_by_hand(http: httpx2.AsyncClient, url: str, language: str) -> None:
+    body = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {
+            "name": "code_execution",
+            "arguments": {"code": "print(2)", "language": language},
+            "_meta": {
+                "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                "io.modelcontextprotocol/clientCapabilities": {},
             },
-        }
-        headers = {
-            "Accept": "application/json, text/event-stream",
-            "MCP-Protocol-Version": "2026-07-28",
-            "Mcp-Method": "tools/call",
-            "Mcp-Name": "code_execution",
-        }
-        answer = await traced.post(f"{url}/mcp", json=body, headers=headers, timeout=30)
-        assert answer.status_code == 200
+        },
+    }
+    headers = {
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": "2026-07-28",
+        "Mcp-Method": "tools/call",
+        "Mcp-Name": "code_execution",
+    }
+    answer = await http.post(f"{url}/mcp", json=body, headers=headers, timeout=30)
+    assert answer.status_code == 200
 
 
 async def test_what_is_counted_is_what_the_decision_log_has(deployment: Deployment) -> None:
@@ -127,7 +132,7 @@ async def test_what_is_counted_is_what_the_decision_log_has(deployment: Deployme
     outcomes = [each for each in record if each["kind"] == "outcome"]
     of_call = {each["decision_id"]: each for each in decisions}
     told = Counter((of_call[each["decision_id"]]["tool"], each["outcome"]) for each in outcomes)
-    told["code_execution", "invalid_request"] += 1  # of a call that asks for nothing, nothing is decided
+    told["code_execution", "invalid_request"] += 2  # of what is no call, nothing is decided
     assert counts(found, "sandbox_tool_calls", "tool", "outcome") == told
     assert counts(found, "sandbox_runs", "language", "outcome") == {
         ("python", "ok"): 3,
@@ -202,6 +207,8 @@ async def test_each_hop_has_a_line_of_its_own_and_a_call_its_trace(deployment: D
     assert (requests[2]["bytes_in"], requests[2]["bytes_out"]) == (0, 0)
     traced = [each for each in calls.values() if each["trace_id"]]
     assert [(each["trace_id"], each["tool"]) for each in traced] == [(TRACE, "code_execution")]
+    failed = [(each["tool"], each["code"]) for each in logged if each.get("trace_id") == TRACE]
+    assert failed == [("code_execution", "invalid_request")], "and in the server's own log"
     assert TRACE not in json.dumps([each for each in logged if each["event"] == "web_request"])
     assert deployment.run("audit", "verify").returncode == 0
 

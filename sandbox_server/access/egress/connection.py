@@ -140,7 +140,8 @@ class Connection:
         and what came after the last request."""
         counted = self._reported_out + self._reported_in
         if not self._reported or self.client.bytes_out + self.client.bytes_in > counted:
-            story = Story(reason=self._ended_for or "nothing was asked for")
+            nothing = "nothing more was asked for" if self._reported else "nothing was asked for"
+            story = Story(reason=self._ended_for or nothing)
             self.gateway.report(self._record(story, time.monotonic() - self._began))
 
     def _record(self, story: Story, seconds: float) -> ConnectionRecord:
