@@ -121,13 +121,18 @@ async def serve(settings: Settings) -> None:
     from sandbox_server.enforcement.reloading import fingerprint
     from sandbox_server.protocol.guarded import guarded_server
     from sandbox_server.serving import Ruling, open_enforced
-    from sandbox_server.transports.http import HttpSettings, serve_http
+    from sandbox_server.transports.http import HttpSettings, serve_http, transport_security
+    from sandbox_server.transports.listening import base_url, listen
+    from sandbox_server.transports.metrics import serve_metrics
     from sandbox_server.transports.stdio import serve_stdio
 
     seen = fingerprint(settings.policy)  # before it is read: what changes from now on is noticed
     policy = load(settings)
     async with AsyncExitStack() as stack:
         lease = stack.enter_context(take_instance(settings.state_dir, settings.instance))
+        scraped = settings.metrics and stack.enter_context(
+            listen(settings.metrics.host, settings.metrics.port)
+        )
         enforced = await stack.enter_async_context(open_enforced(settings, policy, lease.slot))
         engine, egress = _engine(settings, lease.id), enforced.outside.gateway
         # Whoever comes without rights gets none: they come with each call, from the policy in force.
@@ -155,6 +160,12 @@ async def serve(settings: Settings) -> None:
             revision=policy.revision,
             languages=list(enforced.gate.current.rights(enforced.local).languages),
         )
+        http = HttpSettings(host=settings.endpoint.host, port=settings.endpoint.port)
+        if scraped:
+            url = base_url(scraped)
+            enforced.ports.add(int(url.rpartition(":")[2]))
+            background.start_soon(serve_metrics, ruling.metrics, transport_security(http), scraped)
+            log.info("metrics", url=f"{url}/metrics")
         if settings.transport == "stdio":
             await serve_stdio(server, manager)
         else:
@@ -163,8 +174,7 @@ async def serve(settings: Settings) -> None:
                 enforced.ports.add(int(url.rpartition(":")[2]))
                 log.info("listening", url=f"{url}/mcp")
 
-            http = HttpSettings(host=settings.endpoint.host, port=settings.endpoint.port)
-            await serve_http(server, http, on_ready=ready, health=ruling.health)
+            await serve_http(server, http, on_ready=ready, health=ruling.health, metrics=ruling.metrics)
     log.info("stopped")
 
 

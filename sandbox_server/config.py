@@ -53,12 +53,37 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsAddress:
+    """Where metrics are served by themselves."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> MetricsAddress:
+        """Of HOST:PORT. Raises ConfigError, also for an address that others than this machine reach."""
+        host, colon, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
+        if not colon or not host or not (port.isascii() and port.isdigit()) or int(port[:6]) > 65535:
+            raise ConfigError(
+                f"--metrics {text}: is not HOST:PORT",
+                hint="such as 127.0.0.1:9464, or [::1]:9464; port 0 is any",
+            )
+        if host not in LOOPBACK:
+            raise ConfigError(
+                f"--metrics {text} would tell anyone who reaches this machine who uses the server for what",
+                hint="serve them on 127.0.0.1; this version has no tokens yet",
+            )
+        return cls(host, int(port))
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """`policy` is a file; `state_dir` is made if absent; `docker_host` None means Docker's own default.
 
     `secrets_dir` has a file for each `secret://NAME`. `ca_bundle`: further authorities (PEM) that the server
     believes, and the sandboxes that it lets out. `claims` is a JSON file of a token's claims: who a caller
-    without a token is taken for.
+    without a token is taken for. `metrics`: where they are served besides; None: only beside MCP over HTTP.
 
     `instance` names this deployment's containers; None takes the first slot that no live server holds.
     """
@@ -73,6 +98,7 @@ class Settings:
     secrets_dir: Path | None = None
     ca_bundle: Path | None = None
     claims: Path | None = None
+    metrics: MetricsAddress | None = None
 
     @classmethod
     def read(
@@ -86,15 +112,17 @@ class Settings:
         instance: str | None = None,
         insecure_allow_missing: frozenset[str] = frozenset(),
         claims: Path | None = None,
+        metrics: str | None = None,
     ) -> Settings:
         """Arguments come from the command line and win over the environment:
         SANDBOX_SERVER_POLICY, _STATE_DIR, _INSTANCE, _INSECURE_ALLOW_MISSING (a comma between names),
-        _SECRETS_DIR (default: `secrets` in the state directory), _CA_BUNDLE, _PRINCIPAL (a file, as `claims`)
-        and DOCKER_HOST. Raises ConfigError."""
+        _SECRETS_DIR (default: `secrets` in the state directory), _CA_BUNDLE, _PRINCIPAL (file, as `claims`),
+        _METRICS and DOCKER_HOST. Raises ConfigError."""
         endpoint = endpoint or Endpoint()
         if transport == "http":
             endpoint.check()
         missing = environ.get("SANDBOX_SERVER_INSECURE_ALLOW_MISSING", "")
+        metrics = metrics or environ.get("SANDBOX_SERVER_METRICS")
         state = state_dir or _path(environ, "SANDBOX_SERVER_STATE_DIR") or _state_dir(environ)
         return cls(
             policy=policy or _path(environ, "SANDBOX_SERVER_POLICY") or shipped("policies") / "default.yaml",
@@ -106,6 +134,7 @@ class Settings:
             secrets_dir=_path(environ, "SANDBOX_SERVER_SECRETS_DIR") or state / "secrets",
             ca_bundle=_path(environ, "SANDBOX_SERVER_CA_BUNDLE"),
             claims=claims or _path(environ, "SANDBOX_SERVER_PRINCIPAL"),
+            metrics=MetricsAddress.parse(metrics) if metrics else None,
             insecure_allow_missing=_limits(insecure_allow_missing | frozenset(missing.split(",")) - {""}),
         )
 

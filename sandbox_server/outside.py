@@ -25,6 +25,7 @@ from sandbox_server.config import Settings
 from sandbox_server.enforcement.databases import DatabaseRules, settings_in
 from sandbox_server.enforcement.egress import EgressRules
 from sandbox_server.enforcement.gate import Gate
+from sandbox_server.enforcement.web import hop_teller
 from sandbox_server.errors import ConfigError
 from sandbox_server.guards.addresses import IPAddress
 from sandbox_server.policy.models import Policy
@@ -87,6 +88,7 @@ async def open_outside(
             secrets=secrets,
             tls=tls_context(settings.ca_bundle),
             own_ports=ports,
+            on_hop=hop_teller(gate),
         ),
         Gateway(
             rules.judge,

@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
+from sandbox_server import __version__
 from sandbox_server.access.http.models import Resolver
 from sandbox_server.audit.log import DecisionLog, open_log
 from sandbox_server.audit.masking import AuditRules
@@ -20,6 +21,9 @@ from sandbox_server.enforcement.quotas import Quotas
 from sandbox_server.enforcement.reloading import Fingerprint, Reloading, check_tests
 from sandbox_server.engines.profile import Profile
 from sandbox_server.execution.manager import Manager
+from sandbox_server.observe.metrics import Metrics
+from sandbox_server.observe.scrape import Scrape
+from sandbox_server.observe.state import State
 from sandbox_server.outside import Outside, OwnPorts, Redaction, open_outside, open_secrets, trust_of
 from sandbox_server.policy.decision import Principal
 from sandbox_server.policy.models import Policy
@@ -60,7 +64,8 @@ async def open_enforced(
     async with AsyncExitStack() as stack:
         directory = settings.state_dir / "decisions" / slot
         record = await stack.enter_async_context(open_log(directory, audit_of(policy), redact=redaction))
-        gate = Gate(Current(policy), Quotas(), record)
+        metrics = Metrics()
+        gate = Gate(Current(policy), Quotas(refused=metrics.quota_refusals.add), record, metrics)
         outside = await stack.enter_async_context(open_outside(settings, gate, secrets, ports, resolver))
         yield Enforced(gate, outside, redaction, ports, local)
 
@@ -82,6 +87,8 @@ class Ruling:
         self._manager = manager
         self._check = check
         self.reloading = Reloading(settings.policy, load, self._adopt, seen)
+        self.metrics = Scrape(enforced.gate.metrics, self._state)
+        """All of them as text, for Prometheus."""
 
     def begin(self) -> None:
         """With the policy that is in force already."""
@@ -107,6 +114,23 @@ class Ruling:
         warm = warm_profiles(policy, self._enforced.local)
         rights = self._enforced.gate.current.rights
         self._manager.regrant(warm, policy.revision, rights, longest_run=longest)
+
+    def _state(self) -> State:
+        pools, record = self._manager.pools, self._enforced.gate.log
+        return State(
+            version=__version__,
+            revision=self._enforced.policy.revision,
+            sandboxes=pools.states,
+            wanted=pools.wanted,
+            waiting=pools.counts()["waiting"],
+            sessions=len(self._manager.sessions.registry),
+            engine_up=pools.last_error is None,
+            tunnels=self._enforced.outside.gateway.connections,
+            reloads={"ok": self.reloading.reloads, "failed": self.reloading.failures},
+            log_up=record.healthy,
+            log_lost=record.lost,
+            log_waiting=record.waiting,
+        )
 
     async def health(self) -> dict[str, object]:
         record: DecisionLog = self._enforced.gate.log

@@ -25,6 +25,7 @@ import structlog
 from sandbox_server.audit.files import LogFiles
 from sandbox_server.audit.masking import AuditRules, Masking
 from sandbox_server.errors import AuditUnavailable, ConfigError
+from sandbox_server.observe.trace import current_trace
 
 _MOST_WAITING: Final = 4096
 _BATCH: Final = 256
@@ -56,6 +57,8 @@ class DecisionLog:
         self._masking = Masking(rules, redact)
         self._rules = rules
         self.healthy = True
+        self.lost = 0
+        """Lines that could not be written, ever."""
 
     @property
     def rules(self) -> AuditRules:
@@ -70,7 +73,12 @@ class DecisionLog:
         """The hash of the last line written: kept elsewhere, it proves later that none was cut off."""
         return self._files.head
 
-    async def decision(self, record: Mapping[str, object], *, trace_id: str = "") -> str:
+    @property
+    def waiting(self) -> int:
+        """Lines that are handed over and not written yet."""
+        return len(self._waiting)
+
+    async def decision(self, record: Mapping[str, object]) -> str:
         """Before the act: `record` is `policy.records.decision_record(...)`. The id for its outcome, or ""
         where the policy does not log it.
 
@@ -79,7 +87,7 @@ class DecisionLog:
         if not self._rules.wants(record):
             return ""
         decision_id = uuid.uuid4().hex
-        head = {"kind": "decision", "decision_id": decision_id, "trace_id": trace_id}
+        head = {"kind": "decision", "decision_id": decision_id, "trace_id": current_trace()}
         line = _Line({**_now(), **head, **record}, self._masking)
         try:
             await self._written(line)
@@ -98,12 +106,12 @@ class DecisionLog:
             return ""
         full = len(self._waiting) >= _MOST_WAITING
         if self._closing or full or not self.healthy:
-            self._files.lost += 1
+            self._lose(1)
             if self._rules.on_failure == "stop":
                 raise AuditUnavailable("the decision log can't be written", hint=_HINT)
             return ""
         decision_id = uuid.uuid4().hex
-        head = {"kind": kind, "decision_id": decision_id, "trace_id": ""}
+        head = {"kind": kind, "decision_id": decision_id, "trace_id": current_trace()}
         self._enqueue(_Line({**_now(), **head, **record}, self._masking))
         return decision_id
 
@@ -133,7 +141,7 @@ class DecisionLog:
             fields["detail"] = dict(detail)
         # Each decision has one outcome, and decisions are refused at half of this.
         if self._closing or len(self._waiting) >= 2 * _MOST_WAITING:
-            self._files.lost += 1
+            self._lose(1)
             return
         self._enqueue(_Line({**_now(), **fields}, self._masking))
 
@@ -147,6 +155,10 @@ class DecisionLog:
         await line.done.wait()
         if line.error:
             raise AuditUnavailable(f"the decision log can't be written: {line.error}", hint=_HINT)
+
+    def _lose(self, count: int) -> None:
+        self.lost += count
+        self._files.lost += count  # the next line that is written tells of them
 
     def _enqueue(self, line: _Line) -> None:
         self._waiting.append(line)
@@ -188,7 +200,7 @@ class DecisionLog:
             action = "calls are refused" if self._rules.on_failure == "stop" else "calls go on, unrecorded"
             self._log.error("the decision log can't be written", reason=error, consequence=action)
         self.healthy = False
-        self._files.lost += len(batch)
+        self._lose(len(batch))
         for line in batch:
             line.error = error
 

@@ -32,6 +32,10 @@ def serve(
         Path | None,
         typer.Option("--as", help="JSON file of a token's claims: who a caller without a token is."),
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Serve /metrics there, too. Only on loopback."),
+    ] = None,
     insecure_allow_missing: options.AllowMissing = None,
 ) -> None:
     """Serve MCP until the client leaves or a signal comes."""
@@ -42,6 +46,7 @@ def serve(
         state_dir=state_dir,
         instance=instance,
         claims=claims,
+        metrics=metrics,
         insecure_allow_missing=frozenset(insecure_allow_missing or ()),
     )
     if transport == "stdio" and sys.stdin.isatty():

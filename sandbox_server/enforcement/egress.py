@@ -60,7 +60,19 @@ class EgressRules:
         who = record.who if isinstance(record.who, Principal) else Principal(record.principal)
         told["principal"] = {"iss": who.iss, "sub": who.sub, "client_id": who.client_id}
         told["decision"] = "deny" if record.verdict == "denied" else "allow"
+        told["protocol"] = told.pop("kind")  # which in the log is the kind of a line
+        self._count(record)
         self._gate.log.told(told, kind="connection")
+
+    def _count(self, record: ConnectionRecord) -> None:
+        metrics, host = self._gate.metrics, record.pattern
+        metrics.egress.add(record.verdict, record.kind, record.rule, host)
+        metrics.egress_time.add(record.verdict, record.kind, seconds=record.seconds)
+        metrics.egress_sent.add(host, by=record.bytes_out)
+        metrics.egress_received.add(host, by=record.bytes_in)
+        metrics.principal(
+            record.principal, "egress", record.verdict, sent=record.bytes_out, received=record.bytes_in
+        )
 
 
 def _args(profile: str, connect: Connect) -> dict[str, Json]:

@@ -17,8 +17,10 @@ from sandbox_server.enforcement.current import Current
 from sandbox_server.enforcement.quotas import Quotas, kind_of
 from sandbox_server.errors import Busy, PolicyDenied, QuotaExceeded, SandboxServerError
 from sandbox_server.execution.api import Caller
+from sandbox_server.observe.metrics import Metrics
 from sandbox_server.policy.decision import Decision, Limit, Principal, Request
 from sandbox_server.policy.engine import decide
+from sandbox_server.policy.grants import StatementGrant
 from sandbox_server.policy.models import Policy
 from sandbox_server.policy.records import decision_record
 
@@ -31,23 +33,41 @@ class Unanswered(Exception):
     """The question is on its way; this call ends without having done anything."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A run of code. `sandbox`: whether it was `warm` (ready, or its session's), `cold` (the call waited for
+    it) or `reused`; `none` if the run has no result. `waited` and `wall` in seconds."""
+
+    language: str
+    sandbox: str = "none"
+    waited: float = 0.0
+    wall: float = 0.0
+
+
 @dataclass(slots=True)
 class Admission:
-    """A call that may go on. Whoever carries it out says what came of it: `outcome` if it is not simply ok,
-    CPU seconds (None: nobody knows), bytes."""
+    """A call that may go on, of `who`; `identity` is its decision's in the log. Whoever carries it out says
+    what came of it: `outcome` if it is not simply ok, CPU seconds (None: nobody knows), bytes, rows of a
+    statement, and the run if it was one."""
 
     request: Request
     decision: Decision
+    who: Principal = field(default_factory=Principal)
+    identity: str = ""
     outcome: str = "ok"
     cpu: float | None = None
     bytes_in: int = 0
     bytes_out: int = 0
+    rows: int = 0
+    ran: Ran | None = None
     detail: dict[str, object] = field(default_factory=dict)
 
     @property
     def confirmed(self) -> bool:
         return self.decision.effect == "ask"
 
+
+_REFUSED = (PolicyDenied.code, QuotaExceeded.code)
 
 _admission: ContextVar[Admission | None] = ContextVar("admission", default=None)
 
@@ -60,10 +80,13 @@ def admission() -> Admission | None:
 class Gate:
     """Safe for many calls at once. Whatever goes wrong in here is a call that is not made."""
 
-    def __init__(self, current: Current, quotas: Quotas, log: DecisionLog) -> None:
+    def __init__(
+        self, current: Current, quotas: Quotas, log: DecisionLog, metrics: Metrics | None = None
+    ) -> None:
         self.current = current
         self.quotas = quotas
         self.log = log
+        self.metrics = metrics or Metrics()
         self._judging = anyio.CapacityLimiter(2)
 
     @asynccontextmanager
@@ -78,8 +101,9 @@ class Gate:
         if decision is None:
             decision = await self._decided(policy, who, request, columns)
         record = decision_record(who, request, decision, claims=self.current.claims)
+        self._count(request, decision)
         identity = await self.log.decision(record)
-        entered = Admission(request, decision)
+        entered = Admission(request, decision, who, identity)
         outcome = "error"
         try:
             if isinstance(exceeded := decision.grant, QuotaExceeded):
@@ -109,14 +133,16 @@ class Gate:
             outcome = "cancelled"
             raise
         finally:
+            duration = time.monotonic() - begun
             self.log.outcome(
                 identity,
                 outcome,
-                duration=time.monotonic() - begun,
+                duration=duration,
                 bytes_in=entered.bytes_in,
                 bytes_out=entered.bytes_out,
                 detail=entered.detail,
             )
+            self._count_outcome(caller.principal, entered, outcome, duration)
 
     def judge(
         self, who: object, request: Request, *, record: bool = True, columns: Columns | None = None
@@ -138,10 +164,37 @@ class Gate:
                 grant=None,
             )
         if record:
+            self._count(request, decision)
             self.log.told(decision_record(principal, request, decision, claims=self.current.claims))
         if decision.effect == "deny":
             raise denied(decision)
         return decision
+
+    def _count(self, request: Request, decision: Decision) -> None:
+        verdict = "would_deny" if decision.would_deny else decision.effect
+        self.metrics.decisions.add(request.tool, verdict, decision.rule)
+
+    def _count_outcome(self, principal: str, call: Admission, outcome: str, seconds: float) -> None:
+        metrics, tool = self.metrics, call.request.tool
+        verdict = "denied" if outcome in _REFUSED else "allowed"
+        metrics.principal(principal, "call", verdict, sent=call.bytes_out, received=call.bytes_in)
+        if call.ran is not None:
+            ran = call.ran
+            metrics.runs.add(ran.language, outcome, ran.sandbox)
+            metrics.run_time.add(ran.language, seconds=ran.wall)
+            metrics.run_wait.add(seconds=ran.waited)
+            metrics.run_cpu.add(ran.language, by=call.cpu or 0.0)
+        elif tool == "web_api" and call.decision.effect == "deny":
+            # It has no hop of which anybody else could tell.
+            metrics.web.add("denied", "", "first", call.decision.rule, "")
+        elif tool == "database":
+            # What a caller calls a database may be anything; a grant has the policy's own name of it.
+            grant, operation = call.decision.grant, str(call.request.args.get("operation", "select"))
+            name = grant.database.name if isinstance(grant, StatementGrant) else ""
+            metrics.statements.add(name, operation, outcome)
+            metrics.statement_time.add(operation, seconds=seconds)
+            metrics.rows.add(name, operation, by=call.rows)
+            metrics.row_bytes.add(name, by=call.bytes_in)
 
     async def _decided(
         self, policy: Policy, who: Principal, request: Request, columns: Columns | None

@@ -7,7 +7,7 @@ it may use is reserved, and what it did not use is given back.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,10 +57,13 @@ class Reservation:
 
 
 class Quotas:
-    """Of all principals, in memory: a restart begins anew."""
+    """Of all principals, in memory: a restart begins anew. `refused` is told which quota has refused."""
 
-    def __init__(self, buckets: Buckets | None = None) -> None:
+    def __init__(
+        self, buckets: Buckets | None = None, refused: Callable[[str], object] = lambda kind: None
+    ) -> None:
         self._buckets = buckets or Buckets()
+        self._refused = refused
 
     def take(self, principal: str, kind: str, quota: Quota) -> None:
         """Raises QuotaExceeded, or PolicyDenied where the quota is nothing at all."""
@@ -102,6 +105,7 @@ class Quotas:
     def _settle(self, wait: float, kind: str, limit: Limit) -> None:
         if wait == 0.0:
             return
+        self._refused(kind)
         what = f"{limit.value:g} {_NAMES[kind]} in {limit.per or 1:g} s"
         if math.isinf(wait):
             raise PolicyDenied(f"the policy grants {what}", rule=limit.source, hint="ask the operator")

@@ -174,6 +174,11 @@ class Manager:
     async def read_resource(self, uri: str, page: Page, *, caller: Caller) -> Content:
         return await self._resources.read(uri, page, caller, self._desk.rights(caller).files)
 
+    @property
+    def pools(self) -> Pools:
+        """To be looked at."""
+        return self._pools
+
     async def health(self) -> dict[str, object]:
         """The state of the engine and the pools, without a secret; never waits for the engine."""
         error = self._pools.last_error

@@ -389,6 +389,19 @@ class Pools:
                 shelf.idle.remove(sandbox)
                 self.discard(sandbox)
 
+    @property
+    def states(self) -> dict[str, int]:
+        """How many sandboxes do what. Those that are being removed count as `used`."""
+        ready, spare = sum(len(shelf.idle) for shelf in self._shelves.values()), len(self._spares)
+        making = sum(shelf.making for shelf in self._shelves.values())
+        used = max(0, self._places.taken - ready - spare - making)
+        return {"ready": ready, "spare": spare, "making": making, "used": used}
+
+    @property
+    def wanted(self) -> int:
+        """How many are to be ready."""
+        return self._sizing.warm * sum(shelf.kept for shelf in self._shelves.values())
+
     def counts(self) -> dict[str, int]:
         """For health."""
         return {

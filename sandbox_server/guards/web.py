@@ -40,6 +40,8 @@ class WebGrant:
     inject: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     limits: WebLimits = WebLimits()
     rate: tuple[int, float] | None = None
+    host: str = ""
+    """The rule's pattern that the host is one of, as the policy has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class EgressGrant:
     terminate: bool = False
     inject: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     cache: bool = False
+    host: str = ""
+    """As in `WebGrant`."""
 
 
 @dataclass(frozen=True, slots=True)

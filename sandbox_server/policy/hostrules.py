@@ -51,6 +51,10 @@ class HostRule:
     def host_matches(self, where: Destination) -> bool:
         return any(pattern.matches(where.host) for pattern in self.hosts)
 
+    def pattern(self, host: str) -> str:
+        """The first that `host` is one of."""
+        return next((str(pattern) for pattern in self.hosts if pattern.matches(host)), "")
+
     def port_matches(self, where: Destination) -> bool:
         for pattern in self.hosts:
             if pattern.matches(where.host):

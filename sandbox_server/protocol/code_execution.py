@@ -11,11 +11,12 @@ from typing import Any, Literal
 import mcp_types as types
 from pydantic import Field
 
+from sandbox_server.enforcement.gate import Ran
 from sandbox_server.errors import LimitExceeded
 from sandbox_server.execution.api import Caller, Executor, OnEvent
 from sandbox_server.execution.caps import Caps
 from sandbox_server.execution.languages import LANGUAGES
-from sandbox_server.execution.models import InputFile, RunLimits, RunRequest, RunResult
+from sandbox_server.execution.models import InputFile, RunLimits, RunRequest, RunResult, Timings
 from sandbox_server.protocol.progress import with_live_output
 from sandbox_server.protocol.registry import invalid
 from sandbox_server.protocol.results import OUTPUT_SCHEMA, to_tool_result
@@ -86,8 +87,10 @@ def code_execution(executor: Executor) -> Tool:
                 request, caller=call.caller, on_event=on_event, session=arguments.session
             )
 
+        call.told.ran = Ran(request.language)
         result = await with_live_output(call, run)
         call.told.outcome, call.told.cpu = result.outcome, result.usage.cpu
+        call.told.ran = _ran(request.language, result.timings)
         return to_tool_result(result, request=request, caps=caps)
 
     def fit(schema: dict[str, Any], caller: Caller) -> dict[str, Any]:
@@ -109,6 +112,11 @@ def code_execution(executor: Executor) -> Tool:
         output_schema=OUTPUT_SCHEMA,
         annotations=types.ToolAnnotations(destructive_hint=False, open_world_hint=False),
     )
+
+
+def _ran(language: str, timings: Timings) -> Ran:
+    sandbox = "reused" if timings.reused else "warm" if timings.warm else "cold"
+    return Ran(language, sandbox, timings.queue + timings.acquire, timings.run)
 
 
 def _fitted(schema: dict[str, Any], languages: tuple[str, ...], caps: Caps) -> dict[str, Any]:

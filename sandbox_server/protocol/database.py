@@ -48,7 +48,11 @@ def database(databases: Databases) -> Tool:
     """The tool over `databases`."""
 
     async def handle(arguments: DatabaseArguments, call: Call) -> ToolResult:
-        return to_result(await databases.query(to_query(arguments), caller=call.caller))
+        answer = await databases.query(to_query(arguments), caller=call.caller)
+        result, shown = to_result(answer)
+        call.told.rows = len(answer.rows) if answer.affected is None else answer.affected
+        call.told.bytes_in = shown
+        return result
 
     async def ask(arguments: DatabaseArguments, call: Call) -> Asked:
         columns = await databases.columns(arguments.database, caller=call.caller)
@@ -79,8 +83,9 @@ def to_query(arguments: DatabaseArguments) -> Query:
     )
 
 
-def to_result(answer: Answer) -> types.CallToolResult:
-    """Rows as lists in the order of the columns: names may repeat, and would cost a model tokens."""
+def to_result(answer: Answer) -> tuple[types.CallToolResult, int]:
+    """Rows as lists in the order of the columns: names may repeat, and would cost a model tokens. Also how
+    many bytes they are as text."""
     columns = [{"name": visible(each.name), "type": visible(each.type)} for each in answer.columns]
     rows = [[_visible(value) for value in row] for row in answer.rows]
     facts: dict[str, Any] = {
@@ -99,8 +104,9 @@ def to_result(answer: Answer) -> types.CallToolResult:
         facts["affected"] = answer.affected
     if answer.cut:
         facts["cut"] = [{"row": row, "column": column} for row, column in answer.cut]
-    text = types.TextContent(text="\n".join(_lines(answer, rows)))
-    return types.CallToolResult(content=[text], structured_content=facts)
+    text = "\n".join(_lines(answer, rows))
+    result = types.CallToolResult(content=[types.TextContent(text=text)], structured_content=facts)
+    return result, len(text.encode())
 
 
 def _lines(answer: Answer, rows: list[list[Any]]) -> list[str]:

@@ -104,3 +104,4 @@ class PolicyGate:
             finally:
                 entered.outcome, entered.cpu = told.outcome, told.cpu
                 entered.bytes_in, entered.bytes_out = told.bytes_in, told.bytes_out
+                entered.rows, entered.ran = told.rows, told.ran

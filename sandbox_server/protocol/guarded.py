@@ -38,5 +38,6 @@ def guarded_server(
         web=access,
         databases=databases,
         gate=PolicyGate(gate, who, asking),
+        metrics=gate.metrics,
         providers=(PolicyResource(gate.current), ApiProvider(access, gate.current)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -16,12 +17,13 @@ from pydantic_core import ErrorDetails
 
 from sandbox_server.errors import InvalidRequest, SandboxServerError
 from sandbox_server.execution.api import Caller
+from sandbox_server.observe.metrics import Metrics
 from sandbox_server.protocol.asking import Question
 from sandbox_server.protocol.calls import Calls
 from sandbox_server.protocol.failures import tool_error, unexplained
 from sandbox_server.protocol.gate import Gate, OpenGate
 from sandbox_server.protocol.text import clip, surrogate_paths, visible
-from sandbox_server.protocol.tools import Arguments, Asked, Call, Context, Tool, ToolResult
+from sandbox_server.protocol.tools import Arguments, Asked, Call, Context, Told, Tool, ToolResult
 
 MAX_PROBLEMS = 12
 MAX_ARGUMENTS = 64
@@ -34,8 +36,11 @@ log = structlog.get_logger(__name__)
 class Registry:
     """A fixed set of tools. Names are unique."""
 
-    def __init__(self, tools: Iterable[Tool], gate: Gate | None = None) -> None:
+    def __init__(
+        self, tools: Iterable[Tool], gate: Gate | None = None, metrics: Metrics | None = None
+    ) -> None:
         self._gate = gate or OpenGate()
+        self._metrics = metrics or Metrics()
         self._tools: dict[str, Tool] = {}
         for tool in tools:
             if tool.name in self._tools:
@@ -74,19 +79,29 @@ class Registry:
         if tool is None:
             known = [each.name for each in self._seen(self._gate.caller(context, connected=False))]
             raise MCPError(code=types.INVALID_PARAMS, message=_unknown(params.name, known))
+        begun, told, outcome = time.monotonic(), Told(), "cancelled"
         try:
             arguments = parse_arguments(tool.arguments, params.arguments or {})
-            call = Call(context=context, params=params, caller=self._gate.caller(context))
-            return await calls.run(partial(self._admitted, tool, arguments, call))
+            call = Call(context=context, params=params, caller=self._gate.caller(context), told=told)
+            result = await calls.run(partial(self._admitted, tool, arguments, call))
+            outcome = told.outcome
+            return result
         except MCPError:
+            outcome = "protocol_error"
             raise
         except Question as question:
+            outcome = "asked"
             return question.result
         except SandboxServerError as error:
+            outcome = error.code
             log.info("tool_error", tool=tool.name, code=error.code)
             return tool_error(error)
         except Exception:
+            outcome = SandboxServerError.code
             return unexplained(tool=tool.name)
+        finally:
+            self._metrics.calls.add(tool.name, outcome)
+            self._metrics.call_time.add(tool.name, seconds=time.monotonic() - begun)
 
     async def _admitted(self, tool: Tool, arguments: Arguments, call: Call) -> ToolResult:
         asked = await tool.ask(arguments, call) if tool.ask else Asked(call.params.arguments or {})

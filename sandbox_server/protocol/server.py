@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from sandbox_server.access.database.databases import Databases
 from sandbox_server.execution.api import Executor
+from sandbox_server.observe.metrics import Metrics
 from sandbox_server.protocol.calls import Calls
 from sandbox_server.protocol.code_execution import code_execution
 from sandbox_server.protocol.connections import ServerState, closing_connections
@@ -31,6 +32,7 @@ from sandbox_server.protocol.resources import Provider, Resources
 from sandbox_server.protocol.sandbox_tool import sandbox
 from sandbox_server.protocol.schemas import SchemaResources
 from sandbox_server.protocol.tools import Context, Tool, ToolResult
+from sandbox_server.protocol.tracing import tracing
 from sandbox_server.protocol.web_api import WebAccess, web_api
 
 ParamsT = TypeVar("ParamsT")
@@ -83,11 +85,13 @@ def build_server(
     databases: Databases | None = None,
     gate: PolicyGate | None = None,
     providers: Sequence[Provider] = (),
+    metrics: Metrics | None = None,
     extra: Extra | None = None,
 ) -> SandboxMcpServer:
     """The server over `executor`. It serves any number of connections, in both protocol eras.
     Without `web` there is no tool web_api, without `databases` no tool database. Without `gate` everybody may
     do everything, which is for tests of the protocol alone. `providers` are resources beside those of runs.
+    Calls are counted in `metrics`.
 
     Entering its lifespan (a transport does, once) starts nothing of the executor's.
     """
@@ -98,7 +102,7 @@ def build_server(
         tools.append(web_api(web))
     if databases is not None:
         tools.append(database(databases))
-    registry = Registry([*tools, *extra.tools], gate)
+    registry = Registry([*tools, *extra.tools], gate, metrics)
 
     async def list_tools(
         context: Context, params: types.PaginatedRequestParams | None
@@ -135,7 +139,7 @@ def build_server(
     server.calls = calls
     for each in extra.handlers:
         server.add_request_handler(each.method, each.params, guarded(each.handler))
-    server.middleware.extend([*(gate.middleware if gate else ()), *extra.middleware])
+    server.middleware.extend([tracing, *(gate.middleware if gate else ()), *extra.middleware])
     return server
 
 

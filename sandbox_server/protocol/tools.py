@@ -10,6 +10,7 @@ import mcp_types as types
 from mcp.server.context import ServerRequestContext
 from pydantic import BaseModel, ConfigDict
 
+from sandbox_server.enforcement.gate import Ran
 from sandbox_server.execution.api import Caller
 from sandbox_server.protocol.connections import ServerState
 
@@ -25,13 +26,15 @@ class Arguments(BaseModel):
 
 @dataclass(slots=True)
 class Told:
-    """What a handler tells of its call, for quotas and the decision log: how it ended, if not simply well,
-    CPU seconds that were used, bytes that came in and went out."""
+    """What a handler tells of its call, for quotas, metrics and the decision log: how it ended, if not simply
+    well, CPU seconds that were used, bytes that came in and went out, rows, and the run if it was one."""
 
     outcome: str = "ok"
     cpu: float | None = None
     bytes_in: int = 0
     bytes_out: int = 0
+    rows: int = 0
+    ran: Ran | None = None
 
 
 @dataclass(frozen=True, slots=True)

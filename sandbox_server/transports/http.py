@@ -1,31 +1,28 @@
-"""MCP over streamable HTTP at `/mcp`, both eras on one port, and `/healthz` beside it."""
+"""MCP over streamable HTTP at `/mcp`, both eras on one port, with `/healthz` and `/metrics` beside it."""
 
 from __future__ import annotations
 
 import ipaddress
-import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import anyio
-import uvicorn
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from sandbox_server.engines.profile import MIB
 from sandbox_server.errors import ConfigError
 from sandbox_server.protocol.server import SandboxMcpServer
 from sandbox_server.transports.inflight import InFlight
+from sandbox_server.transports.listening import STOP_SECONDS, WebServer, base_url, listen
+from sandbox_server.transports.metrics import Metrics, metrics_route
 from sandbox_server.transports.surrogates import SurrogateAnswers
 
-STOP_SECONDS = 3
-"""How long cancelled requests and idle connections get to close."""
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -51,12 +48,20 @@ class HttpSettings:
 Health = Callable[[], Awaitable[Mapping[str, object]]]
 
 
-def http_app(server: SandboxMcpServer, settings: HttpSettings, health: Health | None = None) -> Starlette:
+def http_app(
+    server: SandboxMcpServer,
+    settings: HttpSettings,
+    health: Health | None = None,
+    metrics: Metrics | None = None,
+) -> Starlette:
     """The ASGI application. Its lifespan runs the server's; it can be entered once.
 
-    `health` adds its facts to `/healthz`, which anybody may read.
+    `health` adds its facts to `/healthz`, which anybody may read. `metrics` is what `/metrics` says.
     """
     security = transport_security(settings)
+    routes = [_health_route(server.version, health)]
+    if metrics is not None:
+        routes.append(metrics_route(metrics, security))
     app = server.streamable_http_app(
         # SSE, also for short answers: in JSON mode a client that goes away cancels nothing.
         json_response=False,
@@ -65,7 +70,7 @@ def http_app(server: SandboxMcpServer, settings: HttpSettings, health: Health | 
         max_request_body_size=settings.max_body,
         session_idle_timeout=settings.session_idle,
         max_sessions=settings.max_sessions,
-        custom_starlette_routes=[_health_route(server.version, health)],
+        custom_starlette_routes=routes,
     )
     limited = server.session_manager.asgi_app
     limited.app = SurrogateAnswers(limited.app, security)
@@ -78,14 +83,15 @@ async def serve_http(
     *,
     on_ready: Callable[[str], None] | None = None,
     health: Health | None = None,
+    metrics: Metrics | None = None,
 ) -> None:
     """Serve until cancelled, then stop gracefully: no new connections, `shutdown_grace` for
     calls under way, every session closed. `on_ready` gets the base URL once clients can connect.
 
     Signals are the caller's. Raises ConfigError if it can't listen there.
     """
-    listener = _listen(settings)
-    app = http_app(server, settings, health)
+    listener = listen(settings.host, settings.port)
+    app = http_app(server, settings, health, metrics)
     requests = InFlight(app)
     async with anyio.create_task_group() as tasks:
         with listener, anyio.CancelScope(shield=True):
@@ -100,52 +106,10 @@ async def serve_http(
                     await sessions.aclose()
                     await requests.cancel(STOP_SECONDS)
 
-                web = _Uvicorn(requests, lambda: on_ready and on_ready(_base_url(listener)), wind_down)
-                tasks.start_soon(_stop_when_cancelled, web)
+                web = WebServer(requests, lambda: on_ready and on_ready(base_url(listener)), wind_down)
+                tasks.start_soon(web.stop_when_cancelled)
                 await web.serve(sockets=[listener])
         tasks.cancel_scope.cancel()
-
-
-async def _stop_when_cancelled(web: _Uvicorn) -> None:
-    try:
-        await anyio.sleep_forever()
-    finally:
-        web.should_exit = True
-
-
-class _Uvicorn(uvicorn.Server):
-    """uvicorn without its own signal handlers, with word of being ready and of being about to close."""
-
-    def __init__(
-        self, app: ASGIApp, on_started: Callable[[], object], before_close: Callable[[], Awaitable[None]]
-    ) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                lifespan="off",
-                ws="none",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=STOP_SECONDS,
-            )
-        )
-        self._on_started = on_started
-        self._before_close = before_close
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_started()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for listening in self.servers:
-            listening.close()
-        await self._before_close()
-        await super().shutdown(sockets)
 
 
 def transport_security(settings: HttpSettings) -> TransportSecuritySettings:
@@ -182,25 +146,3 @@ def _health_route(version: str, health: Health | None) -> Route:
         return JSONResponse({"status": "ok", "version": version, **facts})
 
     return Route("/healthz", answer, methods=["GET"])
-
-
-def _listen(settings: HttpSettings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # Named, because asyncio switches Nagle's algorithm off only where it sees TCP; with it each answer on a
-    # kept connection waits 40 ms for the client's delayed acknowledgement.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}",
-            hint="Choose another port, or stop what uses this one.",
-        ) from error
-    return listener
-
-
-def _base_url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -21,6 +21,7 @@ from sandbox_server.audit.log import DecisionLog, open_log
 from sandbox_server.audit.masking import AuditRules
 from sandbox_server.audit.verify import log_files, verify
 from sandbox_server.errors import AuditUnavailable, ConfigError
+from sandbox_server.observe.trace import traced
 
 pytestmark = pytest.mark.anyio
 RULES = AuditRules()
@@ -45,16 +46,20 @@ def lines(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for path in log_files([directory]) for line in path.read_text().splitlines()]
 
 
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
 async def test_a_call_is_two_lines_and_the_first_is_there_before_the_act(
     tmp_path: Path,
 ) -> None:
     async with open_log(tmp_path, RULES) as log:
-        made = await log.decision(record(), trace_id="t1")
+        with traced(TRACE):
+            made = await log.decision(record())
         before = lines(tmp_path)
         log.outcome(made, "ok", duration=0.25, bytes_in=3, bytes_out=4)
     assert [line["kind"] for line in before] == ["opened", "decision"]
     assert before[1]["decision_id"] == made
-    assert before[1]["trace_id"] == "t1"
+    assert before[1]["trace_id"] == TRACE
     *_, outcome, closed = lines(tmp_path)
     assert (outcome["decision_id"], outcome["outcome"], outcome["duration"]) == (made, "ok", 0.25)
     assert (outcome["bytes_in"], outcome["bytes_out"]) == (3, 4)

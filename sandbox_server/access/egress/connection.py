@@ -14,6 +14,7 @@ from anyio.abc import ByteStream
 from sandbox_server.access.egress.models import (
     Connect,
     ConnectionRecord,
+    Kind,
     Refused,
     Verdict,
 )
@@ -43,6 +44,8 @@ class Story:
     reason: str = ""
     address: str = ""
     cached: bool = False
+    kind: Kind = "none"
+    pattern: str = ""
 
 
 class Connection:
@@ -58,6 +61,8 @@ class Connection:
         self.address: IPAddress | None = None
         self.story: Story | None = None
         self._ended_for = ""
+        self._reported = False
+        self._began = time.monotonic()
         self._reported_out = 0
         self._reported_in = 0
 
@@ -77,7 +82,7 @@ class Connection:
         connect = replace(connect, principal=self.access.principal, who=self.access.who)
         grant = self.gateway.decide(connect)
         if self.story is not None:
-            self.story.rule, self.story.verdict = grant.rule, "allowed"
+            self.story.rule, self.story.verdict, self.story.pattern = grant.rule, "allowed", grant.host
         self.current = (connect, grant)
         return grant
 
@@ -104,10 +109,10 @@ class Connection:
     # --- telling
 
     @contextmanager
-    def told(self) -> Iterator[Story]:
+    def told(self, kind: Kind = "none") -> Iterator[Story]:
         """Reports what becomes of one tunnel or request when it ends, however it does."""
         outer = (self.current, self.address, self.story)
-        story = self.story = Story()
+        story = self.story = Story(kind=kind)
         begin = time.monotonic()
         try:
             yield story
@@ -126,7 +131,17 @@ class Connection:
             raise
         finally:
             self.current, self.address, self.story = outer
+            self._reported = True
             self.gateway.report(self._record(story, time.monotonic() - begin))
+
+    def last_words(self) -> None:
+        """At the end: reports what is in no record yet, which is all of a connection that asked for nothing
+        and what came after the last request."""
+        counted = self._reported_out + self._reported_in
+        if not self._reported or self.client.bytes_out + self.client.bytes_in > counted:
+            nothing = "nothing more was asked for" if self._reported else "nothing was asked for"
+            story = Story(reason=self._ended_for or nothing)
+            self.gateway.report(self._record(story, time.monotonic() - self._began))
 
     def _record(self, story: Story, seconds: float) -> ConnectionRecord:
         """Each byte is in one record: those of a request in a tunnel are not in the tunnel's."""
@@ -148,6 +163,8 @@ class Connection:
             seconds=seconds,
             who=self.access.who,
             cached=story.cached,
+            kind=story.kind,
+            pattern=story.pattern,
         )
 
     # --- time

@@ -135,6 +135,7 @@ class Gateway:
         except ENDS:
             pass  # it is in the record
         finally:
+            connection.last_words()
             self._live.discard(connection)
             self._of_each[principal] -= 1
             if not self._of_each[principal]:

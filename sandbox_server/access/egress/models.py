@@ -13,6 +13,8 @@ from sandbox_server.guards.web import EgressGrant
 
 Scheme = Literal["http", "https"]
 Verdict = Literal["allowed", "denied", "failed"]
+Kind = Literal["connect", "socks5", "http", "none"]
+"""What a program has asked for: a tunnel in one of two ways, a request that is seen; or nothing at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,9 @@ class ConnectionRecord:
     who: object = field(default=None, compare=False, repr=False)
     cached: bool = False
     """The answer came from the host's own store; nobody was connected to."""
+    kind: Kind = "none"
+    pattern: str = ""
+    """The policy's own that allowed the host."""
 
 
 OnConnection = Callable[[ConnectionRecord], None]

@@ -41,7 +41,7 @@ async def speak(connection: Connection) -> None:
 
 async def _speak_socks(connection: Connection) -> None:
     client = connection.client
-    with connection.told():
+    with connection.told("socks5"):
         try:
             with in_time():
                 host, port = await socks.handshake(client)
@@ -60,7 +60,7 @@ async def _speak_http(connection: Connection) -> None:
     request = await exchange.serve()
     if request is None:
         return
-    with connection.told() as story:
+    with connection.told("connect") as story:
         try:
             host, port = _authority(request)
             grant, server = await _open(connection, host, port)

@@ -56,7 +56,7 @@ class Exchange:
                 return None
             if request.method == b"CONNECT" and self._target is None:
                 return request
-            with self._connection.told() as story:
+            with self._connection.told("http") as story:
                 await self._one(request, story)
             if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                 return None
@@ -81,7 +81,7 @@ class Exchange:
             what = "the request's head did not come in time"
             if isinstance(error, h11.ProtocolError):
                 what = f"a broken request: {unquoted(error)}"
-            with self._connection.told() as story:
+            with self._connection.told("http") as story:
                 refused = Refused(what, rule="floor.http", status=status)
                 await self.refuse(refused, story)
                 raise refused from None

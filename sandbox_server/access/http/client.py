@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import anyio
@@ -14,10 +15,20 @@ from sandbox_server.access.http.content import Presenter
 from sandbox_server.access.http.decoding import OFFERED
 from sandbox_server.access.http.headers import USER_AGENT, check_headers, shown_headers
 from sandbox_server.access.http.hop import Answer, Content, exchange
-from sandbox_server.access.http.models import Judge, Redirect, Resolver, Timings, WebRequest, WebResult
+from sandbox_server.access.http.hops import Hop, told
+from sandbox_server.access.http.models import (
+    Judge,
+    OnHop,
+    Redirect,
+    Resolver,
+    Timings,
+    WebRequest,
+    WebResult,
+)
 from sandbox_server.access.http.own import OwnAddresses
 from sandbox_server.access.http.rates import Rates
 from sandbox_server.access.http.redirects import Outgoing, follow
+from sandbox_server.access.http.wire import Meter
 from sandbox_server.access.redaction import Redactor
 from sandbox_server.access.secrets import Secrets
 from sandbox_server.errors import Busy, PolicyDenied, SandboxServerError, UpstreamFailed
@@ -64,7 +75,8 @@ class Client:
     """Stateless but for its counters: no connection or cookie outlives a call, so principals share none.
 
     `own_ports` are those that this server listens on: at this host's addresses they are refused even where
-    a rule opens the address. At most `at_once` calls are under way, and `each` of one principal.
+    a rule opens the address. At most `at_once` calls are under way, and `each` of one principal. `on_hop` is
+    told of each hop.
     """
 
     def __init__(
@@ -78,6 +90,7 @@ class Client:
         presenter: Presenter | None = None,
         at_once: int = AT_ONCE,
         each: int = 8,
+        on_hop: OnHop = lambda record: None,
     ) -> None:
         self._resolver = resolver
         self._secrets = secrets
@@ -87,6 +100,7 @@ class Client:
         self._presenter = presenter or Presenter()
         self._at_once = at_once
         self._each = each
+        self._on_hop = on_hop
         self._under_way: dict[str, int] = {}
         self._rates = Rates()
 
@@ -124,23 +138,27 @@ class Client:
 
     async def _travel(self, sent: Outgoing, judge: Judge, journey: _Journey, *, markdown: bool) -> WebResult:
         while True:
-            grant = self._judged(sent, judge, journey)
-            checked = await self._checked(sent.url, grant, journey)
-            async with exchange(
-                sent.method,
-                sent.url,
-                self._headers(sent, grant, journey),
-                sent.body,
-                addresses=checked,
-                limits=grant.limits,
-                tls=self._tls,
-            ) as answer:
-                onward = follow(sent, answer.status, answer.header("location"))
-                if onward is None:
-                    content = await answer.content()
-                    return await self._result(sent, grant, answer, content, journey, markdown=markdown)
-                _log(journey, sent, grant, answer, 0)
-                _check_no_secret(journey, answer.header("location"), str(onward.url))
+            with self._told(sent, journey) as hop:
+                grant = hop.granted(self._judged(sent, judge, journey))
+                checked = await self._checked(sent.url, grant, journey)
+                hop.meter = Meter(grant.limits)
+                async with exchange(
+                    sent.method,
+                    sent.url,
+                    self._headers(sent, grant, journey),
+                    sent.body,
+                    addresses=checked,
+                    limits=grant.limits,
+                    tls=self._tls,
+                    meter=hop.meter,
+                ) as answer:
+                    hop.status = answer.status
+                    onward = follow(sent, answer.status, answer.header("location"))
+                    if onward is None:
+                        content = await answer.content()
+                        return await self._result(sent, grant, answer, content, journey, markdown=markdown)
+                    _log(journey, sent, grant, answer, 0)
+                    _check_no_secret(journey, answer.header("location"), str(onward.url))
             if len(journey.redirects) >= grant.limits.redirects:
                 raise UpstreamFailed(
                     f"More than {grant.limits.redirects} redirects; the last led to {onward.url.origin}.",
@@ -148,6 +166,12 @@ class Client:
                 )
             journey.redirects.append(Redirect(answer.status, str(onward.url)))
             sent = onward
+
+    def _told(self, sent: Outgoing, journey: _Journey) -> AbstractContextManager[Hop]:
+        hop = Hop(sent, journey.principal, len(journey.redirects))
+        # The redactor learns of secrets on the way.
+        redact, deadline = lambda text: journey.redactor.text(text), lambda: journey.scope.deadline
+        return told(hop, self._on_hop, redact, deadline)
 
     def _judged(self, sent: Outgoing, judge: Judge, journey: _Journey) -> WebGrant:
         journey.at = sent.url.origin

@@ -93,12 +93,12 @@ async def exchange(
     addresses: Sequence[IPAddress],
     limits: WebLimits,
     tls: ssl.SSLContext,
+    meter: Meter,
 ) -> AsyncIterator[Answer]:
     """Sends the request to one of `addresses`, all of which have been judged, on a connection of its own.
 
     Raises UpstreamFailed. The connection is closed at the end: nothing of it is there for another request.
     """
-    meter = Meter(limits)
     host = url.host.strip("[]").encode()
     scheme = url.scheme.encode()
     connection = httpcore2.AsyncHTTPConnection(

@@ -80,6 +80,39 @@ class WebResult:
     dropped: tuple[str, ...] = ()
 
 
+HopVerdict = Literal["allowed", "denied", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class HopRecord:
+    """One hop of one call, after its end: the first request is number 0, each redirect one more.
+
+    `url` has no query, which is where credentials and personal data are put, and no secret that was sent.
+    `pattern` is the policy's own that allowed the host, `reason` why it was denied or has failed: a code, or
+    a rule's words. `status` is 0 where there was no answer. Bytes of HTTP, heads included, before TLS.
+    """
+
+    principal: str
+    number: int
+    method: str
+    url: str
+    host: str
+    port: int
+    rule: str
+    pattern: str
+    verdict: HopVerdict
+    reason: str
+    status: int
+    address: str
+    bytes_out: int
+    bytes_in: int
+    seconds: float
+
+
+OnHop = Callable[[HopRecord], None]
+"""Must not block."""
+
+
 class Resolver(Protocol):
     """Names to addresses."""
 

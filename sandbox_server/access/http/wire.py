@@ -32,8 +32,11 @@ class Meter:
         self._began = anyio.current_time()
         self._asked: float | None = None
         self._first: float | None = None
-        self._received = 0
+        self.received = 0
+        """Bytes of HTTP, as `sent`: before TLS."""
+        self.sent = 0
         self.connected: float | None = None
+        self.address = ""
 
     @property
     def first_byte(self) -> float:
@@ -55,7 +58,7 @@ class Meter:
         if not self._limits.min_rate:
             return math.inf
         first = self._first if self._first is not None else now
-        return first + self._limits.grace + self._received / self._limits.min_rate
+        return first + self._limits.grace + self.received / self._limits.min_rate
 
     def late(self) -> UpstreamFailed:
         """The error for a deadline that has passed."""
@@ -71,7 +74,7 @@ class Meter:
         """Raises UpstreamFailed for a head that is not taken."""
         if self._first is None and data:
             self._first = anyio.current_time()
-        self._received += len(data)
+        self.received += len(data)
         if not self._head.done:
             self._head.feed(data)
 
@@ -102,6 +105,7 @@ class MeteredStream(httpcore2.AsyncNetworkStream):
             await self._stream.send(buffer)
         except _BROKEN:
             raise httpcore2.WriteError from None
+        self._meter.sent += len(buffer)
 
     async def aclose(self) -> None:
         await anyio.aclose_forcefully(self._stream)
@@ -166,7 +170,7 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
                     stream = await anyio.connect_tcp(str(address), port)
                 except OSError:
                     continue
-                self._meter.connected = anyio.current_time()
+                self._meter.connected, self._meter.address = anyio.current_time(), str(address)
                 return MeteredStream(stream, self._meter, connect_by)
             timed_out |= scope.cancelled_caught
         what = f"did not answer within {self._limits.connect:g} s" if timed_out else "refused the connection"

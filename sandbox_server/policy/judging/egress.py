@@ -97,7 +97,13 @@ def _judged(found: Outcome, url: Url, shown: Mapping[str, Json], limits: Mapping
         canonical=shown,
         limits=limits,
         grant=EgressGrant(
-            rule_.source, rule_.addresses, rule_.opaque, rule_.terminate, rule_.inject, rule_.cache
+            rule_.source,
+            rule_.addresses,
+            rule_.opaque,
+            rule_.terminate,
+            rule_.inject,
+            rule_.cache,
+            rule_.pattern(url.host),
         ),
         observed=found.observed,
         trace=(f"allow: {rule_.source}",),

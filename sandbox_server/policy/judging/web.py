@@ -53,7 +53,7 @@ def judge(granted: Effective, args: Mapping[str, Json]) -> Judgment:
     if timeout is not None and 0 < timeout < limits.total:
         limits = replace(limits, total=float(timeout))
         sources["total"] = Limit(timeout, "arguments.timeout")
-    grant = _grant(found.rule, limits, judged.rule)
+    grant = _grant(found.rule, limits, judged.rule, url.host)
     return replace(judged, grant=grant, limits={**granted.quotas, **sources})
 
 
@@ -128,10 +128,10 @@ def _limits(granted: Effective, rule: HostRule | None) -> tuple[WebLimits, dict[
     return replace(granted.web.limits, **own), sources
 
 
-def _grant(rule: HostRule | None, limits: WebLimits, name: str) -> WebGrant:
+def _grant(rule: HostRule | None, limits: WebLimits, name: str, host: str) -> WebGrant:
     if rule is None:
         return WebGrant(name, limits=limits)
-    return WebGrant(rule.source, rule.addresses, rule.inject, limits, rule.rate)
+    return WebGrant(rule.source, rule.addresses, rule.inject, limits, rule.rate, rule.pattern(host))
 
 
 def _size(data: Json) -> int:

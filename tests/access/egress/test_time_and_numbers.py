@@ -228,3 +228,12 @@ async def test_many_lookups_at_once_wait_for_their_turn(monkeypatch: pytest.Monk
         for number in range(100):
             tasks.start_soon(connect, number)
     assert denied == ["floor.address"] * 100
+
+
+async def test_a_connection_that_asks_for_nothing_is_reported_with_what_it_sent(world: World) -> None:
+    async with world.client() as stream:
+        await stream.send_eof()
+        assert await rest(stream) == b""
+    (record,) = world.records
+    assert (record.verdict, record.kind, record.reason) == ("failed", "none", "nothing was asked for")
+    assert (record.host, record.bytes_out, record.bytes_in) == ("", 0, 0)
