@@ -82,8 +82,6 @@ class Gate:
         entered = Admission(request, decision)
         outcome = "error"
         try:
-            if isinstance(exceeded := decision.grant, QuotaExceeded):
-                raise exceeded
             await self._answered(decision, confirm)
             self._check_current(caller, decision)
             reserved = self.quotas.reserve_cpu(caller.principal, quota, _cpu(request, decision))
@@ -163,7 +161,8 @@ class Gate:
         except (QuotaExceeded, PolicyDenied) as error:
             return Decision(
                 "deny", error.rule, f"quota.{kind}", error.message, self.current.policy.revision,
-                hint=error.hint, limits=quota, grant=error if isinstance(error, QuotaExceeded) else None,
+                hint=error.hint, limits=quota,
+                retry_after=error.retry_after if isinstance(error, QuotaExceeded) else None,
             )  # fmt: skip
         return None
 
@@ -186,9 +185,13 @@ class Gate:
             raise Busy("the policy has just changed", retry_after=0.1, hint="nothing was run; call again")
 
 
-def denied(decision: Decision) -> PolicyDenied:
+def denied(decision: Decision) -> PolicyDenied | QuotaExceeded:
     """What the caller is told. It is for a model, which should learn what it may do instead."""
     hint = decision.hint
+    if decision.retry_after is not None:
+        return QuotaExceeded(
+            decision.message, rule=decision.rule, retry_after=decision.retry_after, hint=hint
+        )
     if decision.nearest and decision.nearest not in hint:
         hint = f"{hint}; nearest: {decision.nearest}" if hint else f"nearest: {decision.nearest}"
     return PolicyDenied(

@@ -261,7 +261,7 @@ class SessionDesk:
         if session is not None and (sandbox := session.lose("another caller needed its place")):
             self._pools.discard(sandbox)
 
-    def check_language(self, grant: Grant, egress: str | None, session: Session, caller: Caller) -> None:
+    def check_language(self, grant: Grant, session: Session, caller: Caller) -> None:
         """Raises InvalidRequest for a language that the session's image does not have, or that the policy
         gives another way out: in a sandbox there is only one."""
         if not _fits(grant, session.profile):
@@ -271,10 +271,10 @@ class SessionDesk:
                 f"which runs {', '.join(names)}",
                 hint=f"nothing was run; create a session with language {grant.language.name}",
             )
-        if egress != session.egress:
+        if grant.egress != session.egress:
             raise InvalidRequest(
                 f"{grant.language.name} does not run in a session whose egress profile is "
-                f"{session.egress or 'none'}: its own is {egress or 'none'}",
+                f"{session.egress or 'none'}: its own is {grant.egress or 'none'}",
                 hint=f"nothing was run; create a session with language {grant.language.name}",
             )
 

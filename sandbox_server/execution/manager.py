@@ -193,13 +193,13 @@ class Manager:
         if request.reuse:
             check_reuse(request, grant, caller, session)
         if request.packages:
-            check_packages(request.packages, grant, way_out=bool(request.egress or grant.egress))
+            check_packages(request.packages, grant, way_out=grant.egress is not None)
         limits = effective_limits(request.limits, grant)
         files = tuple(replace(file, path=workspace_path(file.path)) for file in request.files)
         request = replace(request, limits=limits, files=files)
         on_event = _quiet(on_event)
         with self._desk.underway(caller, size_of(request)):
-            place = self._session(session, grant, request.egress or grant.egress, caller)
+            place = self._session(session, grant, caller)
             if place is None:
                 return await self._conductor.run_once(request, grant, caller, clock, on_event)
             return await self._conductor.run_in_session(request, grant, clock, place, caller, on_event)
@@ -209,17 +209,17 @@ class Manager:
     ) -> FileAnswer:
         return await self._files.perform(operation, caller, session)
 
-    def _session(
-        self, handle: str | None, grant: Grant, egress: str | None, caller: Caller
-    ) -> Session | None:
+    def _session(self, handle: str | None, grant: Grant, caller: Caller) -> Session | None:
         """Where to run: the session of that handle, the connection's own, or none."""
         if handle is not None:
             session = self._desk.find(handle, caller)
-            self._desk.check_language(grant, egress, session, caller)
+            self._desk.check_language(grant, session, caller)
             return session
         if caller.connection is None:
             return None
-        return self._desk.registry.of(caller.principal, caller.connection, grant.profile, egress, caller.who)
+        return self._desk.registry.of(
+            caller.principal, caller.connection, grant.profile, grant.egress, caller.who
+        )
 
 
 def _quiet(on_event: OnEvent) -> OnEvent:
