@@ -94,8 +94,7 @@ async def test_cpu_time_is_reserved_for_a_run_and_given_back_but_for_what_it_use
             # Ten of the fifteen are reserved for it as long as it runs.
             tasks.start_soon(client.call_tool, "code_execution", {"code": "hang"})
             await anyio.wait_all_tasks_blocked()
-            while not here.engine.live:  # noqa: ASYNC110 - the run is on its way
-                await anyio.sleep(0.005)
+            await here.engine.until(lambda: here.engine.live > 0)
             await anyio.wait_all_tasks_blocked()
             refused = await refusal(client, "code_execution", code="out hi")
             tasks.cancel_scope.cancel()
@@ -110,8 +109,7 @@ async def test_no_more_calls_are_under_way_than_the_policy_says(tmp_path: Path) 
     ):
         tasks.start_soon(client.call_tool, "code_execution", {"code": "hang"})
         await anyio.wait_all_tasks_blocked()
-        while not here.engine.live:  # noqa: ASYNC110 - the run is on its way
-            await anyio.sleep(0.005)
+        await here.engine.until(lambda: here.engine.live > 0)
         refused = await refusal(client, "code_execution", code="out hi")
         tasks.cancel_scope.cancel()
     assert refused["code"] == "busy"
