@@ -151,9 +151,10 @@ class ProcessDesk:
     async def _sandbox(
         self, operation: models.ProcessOperation, session: Session, caller: Caller, on_event: OnEvent
     ) -> Sandbox:
+        if isinstance(operation, models.StartProcess | models.WriteProcess):
+            self._sessions.check_right(session, caller)  # what is written to an interpreter is code, too
         if isinstance(operation, models.StartProcess):
-            self._sessions.check_way_out(session, caller)
-            return await self._files.sandbox_of(session, on_event)
+            return await self._files.sandbox_of(session, caller, on_event)
         if not session.lock.locked():
             self._sessions.drop_if_over(session)
         if session.sandbox is None:

@@ -214,6 +214,7 @@ class Manager:
         if handle is not None:
             session = self._desk.find(handle, caller)
             self._desk.check_language(grant, session, caller)
+            self._desk.check_right(session, caller)
             return session
         if caller.connection is None:
             return None
