@@ -84,7 +84,10 @@ class Gate:
         try:
             await self._answered(decision, confirm)
             self._check_current(caller, decision)
-            reserved = self.quotas.reserve_cpu(caller.principal, quota, _cpu(request, decision))
+            # Who has used up its time can still look, and end what runs.
+            runs = kind_of(request) == "runs"
+            cpu = _cpu(request, decision)
+            reserved = self.quotas.reserve_cpu(caller.principal, quota, cpu) if runs else None
             token = _admission.set(entered)
             try:
                 yield entered
@@ -140,6 +143,10 @@ class Gate:
         if decision.effect == "deny":
             raise denied(decision)
         return decision
+
+    def used(self, principal: str, who: object, seconds: float) -> None:
+        """CPU time of background processes: see `Manager`."""
+        self.quotas.charge_cpu(principal, self.current.effective(who).quotas, seconds)
 
     async def _decided(
         self, policy: Policy, who: Principal, request: Request, columns: Columns | None

@@ -86,6 +86,13 @@ class Quotas:
             used = math.ceil(seconds * MILLI)
             self._buckets.charge(reserved.key, reserved.rate, used - reserved.amount)
 
+    def charge_cpu(self, principal: str, quota: Quota, seconds: float) -> None:
+        """What was used without a reservation: background processes go on, and owe it."""
+        limit = quota.get("cpu_seconds")
+        if limit is not None and limit.value > 0:
+            amount = math.ceil(seconds * MILLI)
+            self._buckets.charge((principal, "cpu_seconds"), _rate(limit, scale=MILLI), amount)
+
     def check_bytes(self, principal: str, quota: Quota) -> None:
         """Whether any are left. Raises as `take`."""
         limit = quota.get("egress_bytes")

@@ -284,3 +284,33 @@ async def test_a_client_on_stdio_hears_that_an_edit_of_the_policy_has_changed_it
             after = [tool.name for tool in (await client.list_tools()).tools]
     assert before == ["code_execution", "filesystem", "sandbox", "process"]
     assert after == ["code_execution"]
+
+
+METERED = """
+schema: sandbox-policy/v1
+roles:
+  basic:
+    code: {defaults: {cpu: 1s, wall: 5s}, languages: {python: {}}}
+    quotas: {cpu_seconds: 3/day}
+deployment: {warm: 1, sandboxes: 4}
+"""
+
+
+async def test_cpu_time_of_a_background_process_counts_and_who_has_none_left_can_still_end_it(
+    deployment: Deployment,
+) -> None:
+    deployment.policy.write_text(METERED)
+    busy = ["python3", "-c", "import time\nwhile time.process_time() < 3.5: pass"]
+    with anyio.fail_after(60):
+        async with serving(deployment.command("serve"), deployment.environ) as peer:
+            started = await call(peer, "process", operation="start", command=busy)
+            (process,) = started["processes"]
+            assert (await call(peer, "code_execution", code="print(1)"))["stdout"] == "1\n"
+            while process["state"] == "running":
+                polled = await call(peer, "process", operation="poll", process=process["process"], wait=10)
+                (process,) = polled["processes"]
+            refused = await call(peer, "code_execution", code="print(1)")
+            assert (refused["code"], refused["rule"]) == ("quota_exceeded", "roles.basic.quotas.cpu_seconds")
+            assert (await call(peer, "process", operation="start", command=busy))["code"] == "quota_exceeded"
+            ended = await call(peer, "process", operation="list")
+            assert ended["processes"][0]["state"] == "exited"
