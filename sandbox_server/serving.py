@@ -17,7 +17,7 @@ from sandbox_server.config import Settings
 from sandbox_server.enforcement.current import Current, rights_of
 from sandbox_server.enforcement.databases import settings_in
 from sandbox_server.enforcement.gate import Gate
-from sandbox_server.enforcement.quotas import Quotas
+from sandbox_server.enforcement.keeping import open_quotas
 from sandbox_server.enforcement.reloading import Fingerprint, Reloading, check_tests
 from sandbox_server.engines.profile import Profile
 from sandbox_server.execution.grants import Sizing
@@ -60,7 +60,9 @@ async def open_enforced(settings: Settings, policy: Policy, slot: str) -> AsyncI
     async with AsyncExitStack() as stack:
         directory = settings.state_dir / "decisions" / slot
         record = await stack.enter_async_context(open_log(directory, audit_of(policy), redact=redaction))
-        gate = Gate(Current(policy), Quotas(), record)
+        kept = settings.state_dir / f"quotas-{slot}.json"
+        quotas = await stack.enter_async_context(open_quotas(kept))
+        gate = Gate(Current(policy), quotas, record)
         outside = await stack.enter_async_context(open_outside(settings, gate, secrets, ports))
         yield Enforced(gate, outside, redaction, ports, local)
 

@@ -57,10 +57,10 @@ class Reservation:
 
 
 class Quotas:
-    """Of all principals, in memory: a restart begins anew."""
+    """Of all principals; `keeping` has them outlive the server."""
 
     def __init__(self, buckets: Buckets | None = None) -> None:
-        self._buckets = buckets or Buckets()
+        self._buckets = Buckets() if buckets is None else buckets  # an empty one is false
 
     def take(self, principal: str, kind: str, quota: Quota) -> None:
         """Raises QuotaExceeded, or PolicyDenied where the quota is nothing at all."""
