@@ -27,6 +27,7 @@ from sandbox_server.engines.base import ImageStore, Owner
 from sandbox_server.engines.docker.engine import DockerEngine
 from sandbox_server.engines.docker.images import open_images
 from sandbox_server.errors import EngineUnavailable, ImageMissing
+from sandbox_server.execution.background import OnUsed
 from sandbox_server.execution.egress import Egress
 from sandbox_server.execution.grants import Grant
 from sandbox_server.execution.manager import Manager
@@ -81,11 +82,12 @@ async def _enter_manager(
     policy: Policy,
     grants: Mapping[str, Grant],
     egress: Egress | None = None,
+    used: OnUsed = lambda *told: None,
 ) -> Manager:
     await _check_host(engine, policy)
     store = Store(_store_of(settings, slot), total=policy.sizing.store, ttl=policy.sizing.store_ttl)
     # Entering the manager makes it the engine's owner: it closes the engine on its way out.
-    manager = await stack.enter_async_context(Manager(engine, grants, policy.sizing, store, egress))
+    manager = await stack.enter_async_context(Manager(engine, grants, policy.sizing, store, egress, used))
     background = await stack.enter_async_context(anyio.create_task_group())
     stack.callback(background.cancel_scope.cancel)
     background.start_soon(_sweep_orphans, settings)
@@ -136,7 +138,8 @@ async def serve(settings: Settings) -> None:
         enforced = await stack.enter_async_context(open_enforced(settings, policy, lease.slot))
         engine, egress = _engine(settings, lease.id), enforced.outside.gateway
         # Whoever comes without rights gets none: they come with each call, from the policy in force.
-        manager = await _enter_manager(stack, settings, engine, lease.slot, policy, {}, egress)
+        used = enforced.gate.used
+        manager = await _enter_manager(stack, settings, engine, lease.slot, policy, {}, egress, used)
         check = partial(_check_host, engine)
         ruling = Ruling(settings, enforced, manager, partial(load, settings), check, seen)
         ruling.begin()

@@ -22,7 +22,7 @@ from sandbox_server.access.http.trust import tls_context
 from sandbox_server.access.redaction import Redactor
 from sandbox_server.access.secrets import Secrets
 from sandbox_server.config import Settings
-from sandbox_server.enforcement.databases import DatabaseRules, settings_in
+from sandbox_server.enforcement.databases import DatabaseRules
 from sandbox_server.enforcement.egress import EgressRules
 from sandbox_server.enforcement.gate import Gate
 from sandbox_server.enforcement.web import hop_teller
@@ -62,17 +62,17 @@ class Trust:
 class Outside:
     """Everything that goes out, by the policy that holds now."""
 
-    def __init__(self, web: Client, gateway: Gateway, databases: Databases) -> None:
+    def __init__(self, web: Client, gateway: Gateway, databases: Databases, trust: Trust) -> None:
         self.web = web
         self.gateway = gateway
         self.databases = databases
+        self.trust = trust
 
-    async def adopt(self, policy: Policy, trust: Trust) -> None:
-        """The policy has been replaced: close what it does not allow any more."""
+    def adopt(self, trust: Trust) -> None:
+        """For connections from now on."""
+        self.trust = trust
         self.gateway.authority, self.gateway.trust = trust.authority, trust.bundle
         self.gateway.tls, self.gateway.environment = trust.tls, trust.environment
-        self.gateway.recheck()
-        await self.databases.keep(settings_in(policy))
 
 
 @asynccontextmanager
@@ -103,6 +103,7 @@ async def open_outside(
             cache=FileCache(settings.state_dir / "egress" / "files"),
         ),
         Databases(DatabaseRules(gate), secrets.get),
+        trust,
     )
     try:
         yield outside
@@ -150,13 +151,16 @@ class Redaction:
     def __call__(self, text: str) -> str:
         return self._redactor.text(text)
 
-    def adopt(self, policy: Policy) -> None:
-        """Raises ConfigError for a secret that is not there: who relies on it should not be the first to
-        find out."""
+    def adopt(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+
+    def prepared(self, policy: Policy) -> Redactor:
+        """For the secrets of this policy. Raises ConfigError for one that is not there: who relies on it
+        should not be the first to find out."""
         values = []
         for name, where in policy.secrets.items():
             try:
                 values.append(self._secrets.get(name))
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error.message}", hint=error.hint) from None
-        self._redactor = Redactor(values)
+        return Redactor(values)

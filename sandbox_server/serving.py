@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import anyio
 import anyio.to_thread
 import structlog
 
 from sandbox_server import __version__
+from sandbox_server.access.database.settings import DatabaseSettings
 from sandbox_server.access.http.models import Resolver
 from sandbox_server.audit.log import DecisionLog, open_log
 from sandbox_server.audit.masking import AuditRules
 from sandbox_server.config import Settings
 from sandbox_server.enforcement.current import Current, rights_of
+from sandbox_server.enforcement.databases import settings_in
 from sandbox_server.enforcement.gate import Gate
-from sandbox_server.enforcement.quotas import Quotas
+from sandbox_server.enforcement.keeping import open_quotas
 from sandbox_server.enforcement.reloading import Fingerprint, Reloading, check_tests
 from sandbox_server.engines.profile import Profile
+from sandbox_server.execution.grants import Sizing
 from sandbox_server.execution.manager import Manager
 from sandbox_server.observe.metrics import Metrics
 from sandbox_server.observe.scrape import Scrape
 from sandbox_server.observe.state import State
-from sandbox_server.outside import Outside, OwnPorts, Redaction, open_outside, open_secrets, trust_of
+from sandbox_server.outside import Outside, OwnPorts, Redaction, Trust, open_outside, open_secrets, trust_of
 from sandbox_server.policy.decision import Principal
 from sandbox_server.policy.models import Policy
 from sandbox_server.policy.records import read_principal
@@ -60,12 +63,14 @@ async def open_enforced(
     await anyio.to_thread.run_sync(check_tests, policy, settings.policy)
     secrets, ports = open_secrets(settings), OwnPorts()
     redaction = Redaction(secrets)
-    redaction.adopt(policy)
+    redaction.adopt(redaction.prepared(policy))
     async with AsyncExitStack() as stack:
         directory = settings.state_dir / "decisions" / slot
         record = await stack.enter_async_context(open_log(directory, audit_of(policy), redact=redaction))
         metrics = Metrics()
-        gate = Gate(Current(policy), Quotas(refused=metrics.quota_refusals.add), record, metrics)
+        kept = settings.state_dir / f"quotas-{slot}.json"
+        quotas = await stack.enter_async_context(open_quotas(kept, refused=metrics.quota_refusals.add))
+        gate = Gate(Current(policy), quotas, record, metrics)
         outside = await stack.enter_async_context(open_outside(settings, gate, secrets, ports, resolver))
         yield Enforced(gate, outside, redaction, ports, local)
 
@@ -86,7 +91,8 @@ class Ruling:
         self._enforced = enforced
         self._manager = manager
         self._check = check
-        self.reloading = Reloading(settings.policy, load, self._adopt, seen)
+        self._sizing = enforced.policy.sizing
+        self.reloading = Reloading(settings.policy, load, self._adopt, lambda: enforced.policy.revision, seen)
         self.metrics = Scrape(enforced.gate.metrics, self._state)
         """All of them as text, for Prometheus."""
 
@@ -95,19 +101,46 @@ class Ruling:
         self._regrant(self._enforced.policy)
 
     async def _adopt(self, policy: Policy) -> None:
-        """Everything that can fail comes first; then nothing waits until the new one holds everywhere."""
-        old = self._enforced.policy
+        """Everything that waits or is known to fail comes first, and changes nothing. Then the new one holds
+        everywhere, at once; what goes wrong in that puts the old one back. Closing what it forbids comes
+        last: it is forbidden already."""
+        old, outside = self._enforced.policy, self._enforced.outside
         await self._check(policy)
         trust = await anyio.to_thread.run_sync(trust_of, self._settings, policy)
-        self._enforced.redaction.adopt(policy)
-        if policy.revision == old.revision:
-            return
-        if policy.sizing != old.sizing:
-            log.warning("policy_deployment_changed", hint="deployment: takes effect at the next start")
-        self._enforced.gate.current.replace(policy)
+        databases = settings_in(policy)
+        redactor = self._enforced.redaction.prepared(policy)
+        if policy.revision != old.revision:
+            trusted = outside.trust
+            try:
+                self._put_in_force(policy, trust)
+            except Exception:
+                self._put_in_force(old, trusted)
+                raise
+        self._enforced.redaction.adopt(redactor)
+        self._tell_what_waits(policy)
+        if policy.revision != old.revision:
+            self._enforced.gate.current.announce()
+            await self._close_what_it_forbids(databases)
+
+    def _put_in_force(self, policy: Policy, trust: Trust) -> None:
         self._enforced.gate.log.rules = audit_of(policy)
+        self._enforced.gate.current.replace(policy)
+        self._enforced.outside.adopt(trust)
         self._regrant(policy)
-        await self._enforced.outside.adopt(policy, trust)
+
+    async def _close_what_it_forbids(self, databases: Iterable[DatabaseSettings]) -> None:
+        outside, revision = self._enforced.outside, self._enforced.policy.revision
+        try:
+            outside.gateway.recheck()
+            await outside.databases.keep(databases)
+        except Exception:
+            hint = "the new policy is in force; connections of the old one may stay open until they end"
+            log.exception("policy_cleanup_failed", revision=revision, hint=hint)
+
+    def _tell_what_waits(self, policy: Policy) -> None:
+        keys = [each.name for each in fields(Sizing) if _differ(policy.sizing, self._sizing, each.name)]
+        if keys:
+            log.warning("policy_waits_for_restart", keys=[f"deployment.{key}" for key in keys])
 
     def _regrant(self, policy: Policy) -> None:
         longest = max((grant.ceiling.wall for grant in policy.every_grant), default=0.0)
@@ -140,6 +173,10 @@ class Ruling:
             "policy_reload_failures_total": self.reloading.failures,
             "decision_log": "ok" if record.healthy else "failing",
         }
+
+
+def _differ(one: Sizing, other: Sizing, name: str) -> bool:
+    return bool(getattr(one, name) != getattr(other, name))
 
 
 def audit_of(policy: Policy) -> AuditRules:

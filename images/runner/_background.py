@@ -15,7 +15,8 @@ When the command itself ends, all that it has started is ended.
   {"op": "process", "do": "write", "id": ..., "data": base64, "close": bool}     all of it or nothing
   {"op": "process", "do": "signal", "id": ..., "number": int}                    9 ends all it has started
   {"op": "process", "do": "list"}
-CLOSE {"ok": true, "process": {...}} or {"ok": true, "processes": [...]}, else as for file operations.
+CLOSE {"ok": true, "cpu_us": all of the sandbox so far, "process": {...}} or "processes": [...]}, else as for
+file operations.
 """
 
 import base64
@@ -127,9 +128,7 @@ class Background:
             if request["do"] == "start":
                 return self._start(number, request)
             if request["do"] == "list":
-                self.supervisor.close(
-                    number, {"ok": True, "processes": [each.view() for each in self.processes.values()]}
-                )
+                answer(self.supervisor, number, processes=[each.view() for each in self.processes.values()])
                 return None
             process = self.processes.get(request["id"])
             if process is None:
@@ -140,7 +139,7 @@ class Background:
                 process.write(base64.b64decode(request["data"]), request["close"])
             elif not process.signal(request["number"]):
                 raise OSError(errno.EBUSY, "it could not be ended")
-            self.supervisor.close(number, {"ok": True, "process": process.view()})
+            answer(self.supervisor, number, process=process.view())
         except OSError as error:
             self.supervisor.close(number, files.failure(error))
         return None
@@ -164,6 +163,10 @@ class Background:
         for old in ended[:-MOST_ENDED]:
             del self.processes[old]
         return start
+
+
+def answer(supervisor, number, **facts):
+    supervisor.close(number, {"ok": True, "cpu_us": accounting.cpu_us(), **facts})
 
 
 class Start:
@@ -191,7 +194,7 @@ class Start:
 
     def step(self):
         if self.process.pid:
-            self.supervisor.close(self.number, {"ok": True, "process": self.process.view()})
+            answer(self.supervisor, self.number, process=self.process.view())
         elif self.process.ended:
             self.supervisor.background.processes.pop(self.process.name, None)
             error = OSError(self.process.failed or errno.ECANCELED, "")
@@ -225,5 +228,5 @@ class Poll(Start):
         data = out + err
         for at in range(0, len(data), wire.MAX_PAYLOAD):
             self.supervisor.out.send(wire.STDOUT, self.number, data[at : at + wire.MAX_PAYLOAD])
-        answer = {"ok": True, "stdout": len(out), "stderr": len(err), "missed": missed, "cursor": cursor}
-        self.supervisor.close(self.number, {**answer, "process": process.view()})
+        told = {"stdout": len(out), "stderr": len(err), "missed": missed, "cursor": cursor}
+        answer(self.supervisor, self.number, process=process.view(), **told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 
 from sandbox_server.execution.api import Caller
@@ -23,6 +24,7 @@ class Current:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._rights: OrderedDict[tuple[str, ...], Rights] = OrderedDict()
+        self._listeners: list[Callable[[Policy], None]] = []
         self.claims = _claims(policy)
         """Names of those that the policy looks at: all that is recorded of a principal's."""
 
@@ -35,6 +37,14 @@ class Current:
         self._policy = policy
         self._rights.clear()
         self.claims = _claims(policy)
+
+    def on_change(self, listener: Callable[[Policy], None]) -> None:
+        """`listener` is told of each new policy once it holds everywhere. It must not wait or raise."""
+        self._listeners.append(listener)
+
+    def announce(self) -> None:
+        for listener in self._listeners:
+            listener(self._policy)
 
     def effective(self, who: object) -> Effective:
         """`who` is a `Caller.who`. Whoever is not known is nobody in particular, and has what nobody has."""

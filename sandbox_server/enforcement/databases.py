@@ -12,6 +12,7 @@ from sandbox_server.errors import PolicyDenied
 from sandbox_server.execution.api import Caller
 from sandbox_server.guards.sql.models import Operation, Verdict
 from sandbox_server.policy.decision import Request
+from sandbox_server.policy.engine import visible_tools
 from sandbox_server.policy.grants import StatementGrant
 from sandbox_server.policy.models import Policy
 
@@ -24,7 +25,7 @@ class DatabaseRules:
 
     def databases(self, caller: Caller) -> Mapping[str, tuple[DatabaseSettings, ...]]:
         granted = self._gate.current.effective(caller.who)
-        if "database" not in granted.tools.granted():
+        if "database" not in visible_tools(granted):
             return {}
         return {name: tuple(map(settings_of, grants)) for name, grants in granted.databases.items()}
 

@@ -106,11 +106,12 @@ class Gate:
         entered = Admission(request, decision, who, identity)
         outcome = "error"
         try:
-            if isinstance(exceeded := decision.grant, QuotaExceeded):
-                raise exceeded
             await self._answered(decision, confirm)
             self._check_current(caller, decision)
-            reserved = self.quotas.reserve_cpu(caller.principal, quota, _cpu(request, decision))
+            # Who has used up its time can still look, and end what runs.
+            runs = kind_of(request) == "runs"
+            cpu = _cpu(request, decision)
+            reserved = self.quotas.reserve_cpu(caller.principal, quota, cpu) if runs else None
             token = _admission.set(entered)
             try:
                 yield entered
@@ -196,6 +197,10 @@ class Gate:
             metrics.rows.add(name, operation, by=call.rows)
             metrics.row_bytes.add(name, by=call.bytes_in)
 
+    def used(self, principal: str, who: object, seconds: float) -> None:
+        """CPU time of background processes: see `Manager`."""
+        self.quotas.charge_cpu(principal, self.current.effective(who).quotas, seconds)
+
     async def _decided(
         self, policy: Policy, who: Principal, request: Request, columns: Columns | None
     ) -> Decision:
@@ -216,7 +221,8 @@ class Gate:
         except (QuotaExceeded, PolicyDenied) as error:
             return Decision(
                 "deny", error.rule, f"quota.{kind}", error.message, self.current.policy.revision,
-                hint=error.hint, limits=quota, grant=error if isinstance(error, QuotaExceeded) else None,
+                hint=error.hint, limits=quota,
+                retry_after=error.retry_after if isinstance(error, QuotaExceeded) else None,
             )  # fmt: skip
         return None
 
@@ -239,9 +245,13 @@ class Gate:
             raise Busy("the policy has just changed", retry_after=0.1, hint="nothing was run; call again")
 
 
-def denied(decision: Decision) -> PolicyDenied:
+def denied(decision: Decision) -> PolicyDenied | QuotaExceeded:
     """What the caller is told. It is for a model, which should learn what it may do instead."""
     hint = decision.hint
+    if decision.retry_after is not None:
+        return QuotaExceeded(
+            decision.message, rule=decision.rule, retry_after=decision.retry_after, hint=hint
+        )
     if decision.nearest and decision.nearest not in hint:
         hint = f"{hint}; nearest: {decision.nearest}" if hint else f"nearest: {decision.nearest}"
     return PolicyDenied(

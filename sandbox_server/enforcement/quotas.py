@@ -57,12 +57,12 @@ class Reservation:
 
 
 class Quotas:
-    """Of all principals, in memory: a restart begins anew. `refused` is told which quota has refused."""
+    """Of all principals; `keeping` has them outlive the server. `refused` is told which quota has refused."""
 
     def __init__(
         self, buckets: Buckets | None = None, refused: Callable[[str], object] = lambda kind: None
     ) -> None:
-        self._buckets = buckets or Buckets()
+        self._buckets = Buckets() if buckets is None else buckets  # an empty one is false
         self._refused = refused
 
     def take(self, principal: str, kind: str, quota: Quota) -> None:
@@ -88,6 +88,13 @@ class Quotas:
         if reserved is not None:
             used = math.ceil(seconds * MILLI)
             self._buckets.charge(reserved.key, reserved.rate, used - reserved.amount)
+
+    def charge_cpu(self, principal: str, quota: Quota, seconds: float) -> None:
+        """What was used without a reservation: background processes go on, and owe it."""
+        limit = quota.get("cpu_seconds")
+        if limit is not None and limit.value > 0:
+            amount = math.ceil(seconds * MILLI)
+            self._buckets.charge((principal, "cpu_seconds"), _rate(limit, scale=MILLI), amount)
 
     def check_bytes(self, principal: str, quota: Quota) -> None:
         """Whether any are left. Raises as `take`."""

@@ -30,20 +30,24 @@ log = structlog.get_logger(__name__)
 
 
 class Reloading:
-    """`load` reads the policy, `adopt` puts it in force: or it raises, and has changed nothing. `seen` is how
-    the files looked before the policy in force was read; without it, how they look now."""
+    """`load` reads the policy, `adopt` puts it in force: or it raises, and the last one is. `in_force` is the
+    revision that rules, whatever came of it. `seen` is how the files looked before the policy in force was
+    read; without it, how they look now."""
 
     def __init__(
         self,
         path: Path,
         load: Callable[[], Policy],
         adopt: Callable[[Policy], Awaitable[None]],
+        in_force: Callable[[], str],
         seen: Fingerprint | None = None,
     ) -> None:
         self._path = path
         self._load = load
         self._adopt = adopt
+        self._in_force = in_force
         self._loaded = fingerprint(path) if seen is None else seen
+        self._seen = self._loaded
         self._lock = anyio.Lock()
         self._limiter = anyio.CapacityLimiter(1)
         self.failures = 0
@@ -57,11 +61,13 @@ class Reloading:
                 await self._adopt(policy)
             except SandboxServerError as error:
                 self.failures += 1
-                log.error("policy_reload_failed", reason=error.message, hint=error.hint, kept="the last one")
+                log.error(
+                    "policy_reload_failed", reason=error.message, hint=error.hint, in_force=self._in_force()
+                )
                 return False
             except Exception:
                 self.failures += 1
-                log.exception("policy_reload_failed", kept="the last one")
+                log.exception("policy_reload_failed", in_force=self._in_force())
                 return False
             self.reloads += 1
             log.info("policy_reloaded", policy=policy.source, revision=policy.revision)
@@ -73,24 +79,27 @@ class Reloading:
         return policy
 
     async def watch(self, *, every: float = LOOK_EVERY) -> None:
-        """Reload whenever a file beside the policy has changed and is at rest."""
-        seen = await self._look()
+        """Look again and again."""
         while True:
+            await self.look()
             await anyio.sleep(every)
-            found = await self._look()
-            if found == seen and found != self._loaded:
-                self._loaded = found
-                await self.reload()
-            seen = found
+
+    async def look(self) -> bool:
+        """Reload if a file beside the policy has changed, and has not changed since the last look: whoever
+        writes it is done. Whether it came to that."""
+        found = await anyio.to_thread.run_sync(fingerprint, self._path, limiter=self._limiter)
+        at_rest, self._seen = found == self._seen, found
+        if not at_rest or found == self._loaded:
+            return False
+        self._loaded = found
+        await self.reload()
+        return True
 
     async def listen(self) -> None:
         """Reload on SIGHUP."""
         with anyio.open_signal_receiver(signal.SIGHUP) as signals:
             async for _ in signals:
                 await self.reload()
-
-    async def _look(self) -> Fingerprint:
-        return await anyio.to_thread.run_sync(fingerprint, self._path, limiter=self._limiter)
 
 
 def check_tests(policy: Policy, path: Path) -> None:

@@ -5,6 +5,7 @@ It keeps the same contract as the real ones: `tests/engines` runs one suite agai
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
 
 import anyio
@@ -141,6 +142,7 @@ class FakeEngine:
         self.missing: dict[str, str] = {}
         self.started: list[FakeContainer] = []
         self.waiting = 0
+        self._changed = anyio.Event()
         self._down = False
         self._failures: list[Exception] = []
 
@@ -164,6 +166,15 @@ class FakeEngine:
     def live(self) -> int:
         """How many of the started containers exist."""
         return len(self.started) - self.destroyed
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until it holds. It is asked again whenever a start begins to wait, and after each start."""
+        while not condition():
+            await self._changed.wait()
+
+    def _change(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
 
     def fail_next(self, error: Exception) -> None:
         """Let one more start fail with `error`, after the failures that are already due."""
@@ -194,6 +205,7 @@ class FakeEngine:
         """A container whose runner has said HELLO, once `gate` lets it through."""
         await self._answer()
         self.waiting += 1
+        self._change()
         try:
             if self.gate is not None:
                 await self.gate.wait()
@@ -207,6 +219,7 @@ class FakeEngine:
             container.runner.sent.clear()
         self.host.containers[container.id] = container
         self.started.append(container)
+        self._change()
         return container
 
     async def sweep(self) -> int:

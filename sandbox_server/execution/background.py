@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from functools import partial
 from signal import Signals
 from typing import Annotated, Any
 
@@ -35,6 +37,8 @@ from sandbox_server.execution.transfers import Transfer
 from sandbox_server.execution.way_out import WaysOut
 from sandbox_server.text import make_visible
 
+OnUsed = Callable[[str, object, float], None]
+"""A principal, who it is (`Caller.who`), and CPU seconds that its background processes have used."""
 SECONDS = 10.0
 MOST = 16
 """In one session at once; the runner's number, for the message."""
@@ -87,11 +91,15 @@ class ViewReport(Report):
         )
 
 
-class OneReport(Report):
+class Told(Report):
+    cpu_us: Size
+
+
+class OneReport(Told):
     process: ViewReport
 
 
-class AllReport(Report):
+class AllReport(Told):
     processes: Annotated[list[ViewReport], Field(max_length=64)]
 
 
@@ -106,8 +114,11 @@ class ProcessDesk:
     """The `ProcessOperations` of a manager. Waits neither for the code that runs in a session nor for calls
     that want to run some."""
 
-    def __init__(self, sessions: SessionDesk, files: FileDesk, ways_out: WaysOut) -> None:
+    def __init__(
+        self, sessions: SessionDesk, files: FileDesk, ways_out: WaysOut, used: OnUsed = lambda *told: None
+    ) -> None:
         self._sessions = sessions
+        self._used = used
         self._files = files
         self._ways_out = ways_out
 
@@ -134,10 +145,18 @@ class ProcessDesk:
                 outlet = None
                 if isinstance(operation, models.StartProcess):
                     outlet = self._ways_out.of(sandbox, own.egress, own.principal, own.who)
+                    sandbox.meter.charge = partial(self._used, own.principal, own.who)
                 views, output = await _Processes(sandbox, outlet).perform(operation)
             finally:
                 own.used = time.monotonic()
         return models.ProcessAnswer(views, output, own.info(*own.tell()))
+
+    async def measure(self) -> None:
+        """Charge what background processes have used since somebody last looked at them."""
+        for session in self._sessions.registry.all():
+            if session.sandbox is not None and session.sandbox.meter.active:
+                with suppress(SandboxServerError):  # one that dies charges for itself
+                    await _Processes(session.sandbox).perform(models.ListProcesses())
 
     @staticmethod
     def _check(operation: models.ProcessOperation, caller: Caller, handle: str | None) -> None:
@@ -151,9 +170,10 @@ class ProcessDesk:
     async def _sandbox(
         self, operation: models.ProcessOperation, session: Session, caller: Caller, on_event: OnEvent
     ) -> Sandbox:
+        if isinstance(operation, models.StartProcess | models.WriteProcess):
+            self._sessions.check_right(session, caller)  # what is written to an interpreter is code, too
         if isinstance(operation, models.StartProcess):
-            self._sessions.check_way_out(session, caller)
-            return await self._files.sandbox_of(session, on_event)
+            return await self._files.sandbox_of(session, caller, on_event)
         if not session.lock.locked():
             self._sessions.drop_if_over(session)
         if session.sandbox is None:
@@ -175,7 +195,7 @@ class _Processes:
         match operation:
             case models.ListProcesses():
                 report = parse(AllReport, await self._ask("list"))
-                return tuple(each.view() for each in report.processes), None
+                return self._read(report.cpu_us, [each.view() for each in report.processes]), None
             case models.StartProcess():
                 return await self._poll(await self._start(operation), operation.wanted)
             case models.PollProcess(process=process):
@@ -197,7 +217,13 @@ class _Processes:
         report = await self._ask(
             "start", command=list(operation.command), cwd=cwd, env=environment, egress=egress
         )
-        return parse(OneReport, report).process.id
+        started = parse(OneReport, report)
+        self._read(started.cpu_us, [started.process.view()])
+        return started.process.id
+
+    def _read(self, cpu_us: int, views: list[models.ProcessView]) -> tuple[models.ProcessView, ...]:
+        self._sandbox.meter.read(cpu_us, views)
+        return tuple(views)
 
     async def _poll(
         self, process: str, wanted: models.Wanted, until: str = "output"
@@ -219,7 +245,7 @@ class _Processes:
             raise meddled()
         stdout, stderr = bytes(data[: report.stdout]), bytes(data[report.stdout :])
         output = models.ProcessOutput(stdout, stderr, report.cursor, report.missed)
-        return (report.process.view(),), output
+        return self._read(report.cpu_us, [report.process.view()]), output
 
     async def _ask(self, do: str, **options: Any) -> dict[str, Any]:
         return await self._carry_out(Transfer({"op": "process", "do": do, **options}), SECONDS)

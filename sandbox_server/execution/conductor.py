@@ -40,16 +40,15 @@ class Conductor:
         self._ways_out = ways_out
         desk.install = self._install
 
-    def _outlet(self, sandbox: Sandbox, request: RunRequest, grant: Grant, caller: Caller) -> Outlet | None:
+    def _outlet(self, sandbox: Sandbox, grant: Grant, caller: Caller) -> Outlet | None:
         """The way out of a run. Raises ConfigError if it should have one that there is not."""
-        return self._ways_out.of(sandbox, request.egress or grant.egress, caller.principal, caller.who)
+        return self._ways_out.of(sandbox, grant.egress, caller.principal, caller.who)
 
     async def _install(
         self, sandbox: Sandbox, wanted: SessionRequest, grant: Grant, caller: Caller
     ) -> Packages:
         """Into a new session. Raises PackagesFailed."""
-        request = RunRequest(wanted.language, "", packages=wanted.packages)
-        outlet = self._outlet(sandbox, request, grant, caller)
+        outlet = self._outlet(sandbox, grant, caller)
         return await install_for_session(sandbox, wanted.packages, grant, outlet)
 
     # --- one-shot
@@ -61,7 +60,7 @@ class Conductor:
         again = False
         async with leftovers(self._store, caller) as left:
             try:
-                outlet = self._outlet(sandbox, request, grant, caller)
+                outlet = self._outlet(sandbox, grant, caller)
                 job = job_for(request, grant, keep=False)
                 stage = await run_job(sandbox, request, grant, job, left.overflow, on_event, outlet)
                 exit, capture = stage.exit, stage.capture
@@ -126,7 +125,7 @@ class Conductor:
             session.used = time.monotonic()
             try:
                 job = job_for(request, grant, keep=driver is not None)
-                outlet = self._outlet(sandbox, request, grant, caller)
+                outlet = self._outlet(sandbox, grant, caller)
                 stage = await run_job(sandbox, request, grant, job, left.overflow, on_event, outlet)
                 exit, capture = stage.exit, stage.capture
                 files = await session_files(sandbox, exit, session.id)

@@ -105,6 +105,7 @@ class SessionDesk:
                 sandbox = self._living(session)
                 if what == "interpreter":
                     return await self._restart(session, sandbox, caller)
+                self.check_right(session, caller)
                 return await self._replace(session, caller, on_event)
 
     async def _restart(self, session: Session, sandbox: Sandbox, caller: Caller) -> SessionView:
@@ -218,11 +219,12 @@ class SessionDesk:
             )
         return session.sandbox
 
-    async def opened(self, session: Session, on_event: OnEvent) -> Sandbox:
+    async def opened(self, session: Session, caller: Caller, on_event: OnEvent) -> Sandbox:
         """Its sandbox, or a fresh one. Its lock must be held."""
         self.drop_if_over(session)
         if session.sandbox:
             return session.sandbox
+        self.check_right(session, caller)
         self.check_room(session.principal)
         session.opening = True
         try:
@@ -261,7 +263,7 @@ class SessionDesk:
         if session is not None and (sandbox := session.lose("another caller needed its place")):
             self._pools.discard(sandbox)
 
-    def check_language(self, grant: Grant, egress: str | None, session: Session, caller: Caller) -> None:
+    def check_language(self, grant: Grant, session: Session, caller: Caller) -> None:
         """Raises InvalidRequest for a language that the session's image does not have, or that the policy
         gives another way out: in a sandbox there is only one."""
         if not _fits(grant, session.profile):
@@ -271,20 +273,30 @@ class SessionDesk:
                 f"which runs {', '.join(names)}",
                 hint=f"nothing was run; create a session with language {grant.language.name}",
             )
-        if egress != session.egress:
+        if grant.egress != session.egress:
             raise InvalidRequest(
                 f"{grant.language.name} does not run in a session whose egress profile is "
-                f"{session.egress or 'none'}: its own is {egress or 'none'}",
+                f"{session.egress or 'none'}: its own is {grant.egress or 'none'}",
                 hint=f"nothing was run; create a session with language {grant.language.name}",
             )
 
-    def check_way_out(self, session: Session, caller: Caller) -> None:
-        """Raises PolicyDenied if the session has a way out that its caller, by now, is not granted."""
-        granted = {grant.egress for grant in self.rights(caller).languages.values()}
+    def check_right(self, session: Session, caller: Caller) -> None:
+        """Before anything runs in the session. Raises PolicyDenied if this caller could not have one like it
+        now: its principal may have made it with another token, which grants more."""
+        rights = self.rights(caller)
+        granted = {grant.egress for grant in rights.languages.values()}
         if session.egress is not None and session.egress not in granted:
             raise PolicyDenied(
                 f"this session has the egress profile {session.egress}, which the policy does not grant you",
                 rule="code.egress",
+                hint="nothing was run; create another session",
+            )
+        now = retained(session.profile, session.egress, rights, own=not session.explicit)
+        if now is None or not fits(session.profile, now):
+            raise PolicyDenied(
+                f"this session has the image {session.profile.image} with limits that the policy does not "
+                "grant you",
+                rule="code.languages",
                 hint="nothing was run; create another session",
             )
 

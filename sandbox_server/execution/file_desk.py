@@ -39,7 +39,7 @@ class FileDesk:
         self, operation: FileOperation, caller: Caller, handle: str | None, rules: FileRules | None
     ) -> FileAnswer:
         async with self.lent(caller, handle) as session:
-            sandbox = await self.sandbox_of(session)
+            sandbox = await self.sandbox_of(session, caller)
             self._sessions.check_current(caller)
             session.used = time.monotonic()
             try:
@@ -79,9 +79,9 @@ class FileDesk:
             handle = made.info.id or ""
         return self._sessions.find(handle, caller)
 
-    async def sandbox_of(self, session: Session, on_event: OnEvent = _ignore) -> Sandbox:
+    async def sandbox_of(self, session: Session, caller: Caller, on_event: OnEvent = _ignore) -> Sandbox:
         """Its sandbox, though a run may have it; only where there is none it is waited for."""
         if session.lock.locked() and session.sandbox is not None and session.sandbox.alive:
             return session.sandbox
         async with session.lock.taken(in_turn(on_event)):
-            return await self._sessions.opened(session, on_event)
+            return await self._sessions.opened(session, caller, on_event)

@@ -17,7 +17,7 @@ from sandbox_server.engines.base import Engine
 from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import EngineUnavailable, InvalidRequest, SandboxServerError
 from sandbox_server.execution.api import Caller, OnEvent
-from sandbox_server.execution.background import ProcessDesk
+from sandbox_server.execution.background import OnUsed, ProcessDesk
 from sandbox_server.execution.caps import Caps, caps_of
 from sandbox_server.execution.conductor import Conductor
 from sandbox_server.execution.desk import SessionDesk
@@ -46,7 +46,8 @@ class Manager:
     pools and never fails because the engine is down; leaving destroys every sandbox.
 
     `store` keeps what runs leave behind; the manager enters it. None: a temporary one. `grants` is what a
-    caller gets that brings no rights of its own: nothing where a policy tells callers apart."""
+    caller gets that brings no rights of its own: nothing where a policy tells callers apart. `used` is told
+    of CPU time that no result tells of."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Manager:
         sizing: Sizing,
         store: Store | None = None,
         egress: Egress | None = None,
+        used: OnUsed = lambda *told: None,
     ) -> None:
         self._engine = engine
         self._sizing = sizing
@@ -65,7 +67,7 @@ class Manager:
         self._desk = SessionDesk(self._pools, Rights(dict(grants)), sizing, underway)
         self._files = FileDesk(self._desk)
         ways_out = WaysOut(egress)
-        self._processes = ProcessDesk(self._desk, self._files, ways_out)
+        self._processes = ProcessDesk(self._desk, self._files, ways_out, used)
         self._store = store or Store(total=sizing.store, ttl=sizing.store_ttl)
         self._conductor = Conductor(self._pools, self._desk, self._store, ways_out)
         self._resources = Resources(self._store, self._desk.registry)
@@ -128,6 +130,7 @@ class Manager:
         """Apart from the housekeeping: an engine that hangs must not keep sessions alive."""
         while True:
             self._expire()
+            await self._processes.measure()
             await self._store.expire()
             await anyio.sleep(self._sizing.reap_every)
 
@@ -198,13 +201,13 @@ class Manager:
         if request.reuse:
             check_reuse(request, grant, caller, session)
         if request.packages:
-            check_packages(request.packages, grant, way_out=bool(request.egress or grant.egress))
+            check_packages(request.packages, grant, way_out=grant.egress is not None)
         limits = effective_limits(request.limits, grant)
         files = tuple(replace(file, path=workspace_path(file.path)) for file in request.files)
         request = replace(request, limits=limits, files=files)
         on_event = _quiet(on_event)
         with self._desk.underway(caller, size_of(request)):
-            place = self._session(session, grant, request.egress or grant.egress, caller)
+            place = self._session(session, grant, caller)
             if place is None:
                 return await self._conductor.run_once(request, grant, caller, clock, on_event)
             return await self._conductor.run_in_session(request, grant, clock, place, caller, on_event)
@@ -214,17 +217,18 @@ class Manager:
     ) -> FileAnswer:
         return await self._files.perform(operation, caller, session)
 
-    def _session(
-        self, handle: str | None, grant: Grant, egress: str | None, caller: Caller
-    ) -> Session | None:
+    def _session(self, handle: str | None, grant: Grant, caller: Caller) -> Session | None:
         """Where to run: the session of that handle, the connection's own, or none."""
         if handle is not None:
             session = self._desk.find(handle, caller)
-            self._desk.check_language(grant, egress, session, caller)
+            self._desk.check_language(grant, session, caller)
+            self._desk.check_right(session, caller)
             return session
         if caller.connection is None:
             return None
-        return self._desk.registry.of(caller.principal, caller.connection, grant.profile, egress, caller.who)
+        return self._desk.registry.of(
+            caller.principal, caller.connection, grant.profile, grant.egress, caller.who
+        )
 
 
 def _quiet(on_event: OnEvent) -> OnEvent:

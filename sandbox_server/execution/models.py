@@ -55,8 +55,7 @@ class InputFile:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """One execution. `code` may hold any text that encodes to UTF-8 without NUL. `egress` is the way out that
-    the policy gives this run instead of its language's; None: the language's."""
+    """One execution. `code` may hold any text that encodes to UTF-8 without NUL."""
 
     language: str
     code: str
@@ -64,7 +63,6 @@ class RunRequest:
     stdin: bytes = b""
     files: tuple[InputFile, ...] = ()
     limits: RunLimits = field(default_factory=RunLimits)
-    egress: str | None = None
     reuse: bool = False
     """One-shot: in a sandbox that was scrubbed after another run of the same principal, if there is one."""
     packages: tuple[str, ...] = ()

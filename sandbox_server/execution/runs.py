@@ -135,7 +135,7 @@ def result_of(
 
 def check_reuse(request: RunRequest, grant: Grant, caller: Caller, session: str | None) -> None:
     """Raises PolicyDenied or InvalidRequest if this call can't have it."""
-    if not grant.reuse or request.egress or grant.egress:
+    if not grant.reuse or grant.egress:
         with_egress = " with egress: its connections outlive it" if grant.reuse else ""
         raise PolicyDenied(
             f"the policy does not grant reuse for {grant.language.name}{with_egress}",

@@ -32,6 +32,7 @@ from sandbox_server.execution.jobs import (
     encode_run,
     put_error,
 )
+from sandbox_server.execution.metering import Meter
 from sandbox_server.execution.models import InputFile, RunEvent
 from sandbox_server.execution.transfers import Transfer, whole
 from sandbox_server.execution.way_out import WayOut
@@ -77,6 +78,7 @@ class Sandbox:
         self._asked = anyio.Semaphore(ASKED)
         self._why = ""
         self.way_out = WayOut(self._send)
+        self.meter = Meter(profile.limits.cpus)
 
     @property
     def alive(self) -> bool:
@@ -92,6 +94,7 @@ class Sandbox:
         for channel in self._channels.values():
             channel.wake()
         self.way_out.lose()
+        self.meter.end()
 
     # --- the wire
 
@@ -248,6 +251,7 @@ class Sandbox:
             if channel.close is not None:
                 self._lose("its runner broke the protocol")
             return Exit(None, await self._death(), cause, wall)
+        self.meter.ran(report.cpu_us or 0)
         self.clean = report.clean and report.alone
         if not report.alone:
             self._lose("processes of a run could not be ended")
@@ -344,6 +348,7 @@ class Sandbox:
                 "the sandbox was lost while it was reset", hint="create another session; its files are gone"
             )
         self.way_out.shut()
+        self.meter.end()
 
     async def scrub(self) -> bool:
         """Make it as it was before its first run. Whether that is proved: if not, nobody may use it again."""

@@ -25,8 +25,13 @@ class Principal:
 
     @property
     def key(self) -> str:
-        """What quotas and sessions go by: issuer and subject together."""
-        return f"{self.iss}#{self.sub}" if self.iss else self.sub
+        """What quotas and sessions go by: issuer and subject together, and no two of them have the same."""
+        sub = _without_hash(self.sub)
+        return sub if self.iss is None else f"{_without_hash(self.iss)}#{sub}"
+
+
+def _without_hash(part: str) -> str:
+    return part.replace("%", "%25").replace("#", "%23")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,8 @@ class Decision:
     are for people and models; `nearest` says what would have been allowed. `would_deny` is set where the
     policy only observes: then `effect` is allow, and rule and reason are those of the denial. `canonical`
     is what was judged: the rebuilt URL, the re-serialised SQL, the normal path. `grant` is what the
-    enforcement needs of the rule that allowed: a type of `policy/grants.py`, never serialised.
+    enforcement needs of the rule that allowed: a type of `policy/grants.py`, never serialised. `retry_after`
+    is set where a quota is used up: seconds until it has room again.
     """
 
     effect: Effect
@@ -77,3 +83,4 @@ class Decision:
     limits: Mapping[str, Limit] = field(default_factory=lambda: MappingProxyType({}))
     trace: tuple[str, ...] = ()
     grant: object = field(default=None, compare=False, repr=False)
+    retry_after: float | None = None

@@ -239,6 +239,8 @@ def _whole(old: PolicyFile, new: PolicyFile) -> Iterator[str]:
         before = {key.removeprefix("."): text for key, text in _leaves("", getattr(old, part))}
         after = {key.removeprefix("."): text for key, text in _leaves("", getattr(new, part))}
         yield from (f"{part}.{line}" for line in _moved(before, after))
+    sized = [_deployment(each) for each in (old, new)]
+    yield from (f"{line} (from the next start on)" for line in _moved(*sized))
     yield from _listed("principals", _principals(old), _principals(new))
     yield from _listed("resources", [r.api.name for r in old.resources], [r.api.name for r in new.resources])
     for name in old.egress.profiles.keys() & new.egress.profiles.keys():
@@ -246,6 +248,11 @@ def _whole(old: PolicyFile, new: PolicyFile) -> Iterator[str]:
         profiles = (old.egress.profiles[name], new.egress.profiles[name])
         pairs = [{key: _text(key, getattr(profile, key)) for key in keys} for profile in profiles]
         yield from (f"egress.profiles.{name}.{line}" for line in _moved(*pairs))
+
+
+def _deployment(file: PolicyFile) -> dict[str, str]:
+    written = file.deployment.model_dump(mode="json")
+    return {f"deployment.{key}": str(value) for key, value in written.items()}
 
 
 def _principals(file: PolicyFile) -> list[str]:

@@ -84,7 +84,7 @@ def connection_of(context: ServerRequestContext[ServerState, Any]) -> str | None
         return bound
     if context.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS:
         return None
-    connection = _sdk_connection(context)
+    connection = sdk_connection(context)
     if _STATE_KEY not in connection.state:
         _open(connection, context.lifespan_context)
     return str(connection.state[_STATE_KEY])
@@ -97,7 +97,7 @@ def _open(connection: Connection, state: ServerState) -> None:
     connection.exit_stack.callback(state.connection_ended, connection_id)
 
 
-def _sdk_connection(context: ServerRequestContext[ServerState, Any]) -> Connection:
+def sdk_connection(context: ServerRequestContext[ServerState, Any]) -> Connection:
     # mcp 2.3 tells handlers to use `Connection.exit_stack` but hands them no public way to it.
     # tests/protocol/test_sdk_contract.py fails if this attribute goes.
     connection = context.session._connection

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -26,6 +27,9 @@ class Gate(Protocol):
 
     def tools(self, caller: Caller) -> Sequence[str] | None:
         """Names of those that the caller is shown; None: all."""
+
+    def anew(self, caller: Caller) -> Caller:
+        """The same one with the rights that it has now."""
 
     def admitted(
         self,
@@ -52,6 +56,9 @@ class OpenGate:
 
     def tools(self, caller: Caller) -> Sequence[str] | None:
         return None
+
+    def anew(self, caller: Caller) -> Caller:
+        return caller
 
     @asynccontextmanager
     async def admitted(
@@ -85,6 +92,9 @@ class PolicyGate:
 
     def tools(self, caller: Caller) -> Sequence[str] | None:
         return self._gate.current.tools(caller)
+
+    def anew(self, caller: Caller) -> Caller:
+        return replace(caller, rights=self._gate.current.rights(caller.who))
 
     @asynccontextmanager
     async def admitted(

@@ -32,7 +32,7 @@ def guarded_server(
 ) -> SandboxMcpServer:
     """`who` says whose requests come with a context."""
     access = WebAccess(web, partial(web_judge, gate))
-    return build_server(
+    server = build_server(
         executor,
         version=version,
         web=access,
@@ -41,3 +41,5 @@ def guarded_server(
         metrics=gate.metrics,
         providers=(PolicyResource(gate.current), ApiProvider(access, gate.current)),
     )
+    gate.current.on_change(lambda policy: server.changes.changed())
+    return server

@@ -22,6 +22,7 @@ from sandbox_server.protocol.asking import Question
 from sandbox_server.protocol.calls import Calls
 from sandbox_server.protocol.failures import tool_error, unexplained
 from sandbox_server.protocol.gate import Gate, OpenGate
+from sandbox_server.protocol.list_changes import ListChanges
 from sandbox_server.protocol.text import clip, surrogate_paths, visible
 from sandbox_server.protocol.tools import Arguments, Asked, Call, Context, Told, Tool, ToolResult
 
@@ -49,12 +50,21 @@ class Registry:
         # Schemas come from models that never change, and every modern HTTP call asks for one.
         self._schemas = {name: tool.schema() for name, tool in self._tools.items()}
         self._listed: OrderedDict[object, list[types.Tool]] = OrderedDict()
+        self.changes = ListChanges(self._seen, self._gate.anew)
 
     def listing(self, context: Context, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         """What the caller may use, on one page. No cursor was ever handed out, so each is a bad one."""
         if params is not None and params.cursor is not None:
             raise MCPError(code=types.INVALID_PARAMS, message="Unknown cursor; tools/list has a single page")
-        return types.ListToolsResult(tools=self._seen(self._gate.caller(context, connected=False)))
+        caller = self._gate.caller(context, connected=False)
+        self.changes.saw(context, caller)
+        return types.ListToolsResult(tools=self._seen(caller))
+
+    async def listen(
+        self, context: Context, params: types.SubscriptionsListenRequestParams
+    ) -> types.SubscriptionsListenResult:
+        """Tells of changes of the list until the client goes."""
+        return await self.changes.listen(context, params, self._gate.caller(context, connected=False))
 
     def _seen(self, caller: Caller) -> list[types.Tool]:
         """Made once for all callers with the same rights."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ import structlog
 from mcp.server import Server
 from mcp.server.caching import CacheHint
 from mcp.server.context import ServerMiddleware
+from mcp.server.lowlevel import NotificationOptions
 from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel
 
@@ -26,6 +27,7 @@ from sandbox_server.protocol.connections import ServerState, closing_connections
 from sandbox_server.protocol.database import database
 from sandbox_server.protocol.filesystem import filesystem
 from sandbox_server.protocol.gate import PolicyGate
+from sandbox_server.protocol.list_changes import ListChanges
 from sandbox_server.protocol.process_tool import process
 from sandbox_server.protocol.registry import Registry
 from sandbox_server.protocol.resources import Provider, Resources
@@ -51,9 +53,29 @@ log = structlog.get_logger(__name__)
 
 
 class SandboxMcpServer(Server[ServerState]):
-    """The SDK's server, and the calls that it is working on."""
+    """The SDK's server, the calls that it is working on, and who is told of changes."""
 
     calls: Calls
+    changes: ListChanges
+
+    def get_capabilities(
+        self,
+        notification_options: NotificationOptions | None = None,
+        experimental_capabilities: dict[str, dict[str, Any]] | None = None,
+        extensions: dict[str, dict[str, Any]] | None = None,
+        *,
+        protocol_version: str | None = None,
+    ) -> types.ServerCapabilities:
+        """With what is told: changes of the list of tools, in both eras, and of nothing else."""
+        found = super().get_capabilities(
+            notification_options, experimental_capabilities, extensions, protocol_version=protocol_version
+        )
+        tools, resources = found.tools, found.resources
+        if tools is not None:
+            tools = tools.model_copy(update={"list_changed": True})
+        if resources is not None:
+            resources = resources.model_copy(update={"list_changed": False, "subscribe": False})
+        return found.model_copy(update={"tools": tools, "resources": resources})
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +139,10 @@ def build_server(
     # What is listed depends on who asks.
     listed = LIST_CACHE if gate is None else CacheHint(ttl_ms=60_000, scope="private")
 
-    def lifespan(_: Server[ServerState]) -> AbstractAsyncContextManager[ServerState]:
-        return closing_connections(executor.close_connection)
+    @asynccontextmanager
+    async def lifespan(_: Server[ServerState]) -> AsyncIterator[ServerState]:
+        async with closing_connections(executor.close_connection) as state, registry.changes.telling():
+            yield state
 
     server = SandboxMcpServer(
         "sandbox-server",
@@ -135,8 +159,9 @@ def build_server(
         on_list_resource_templates=guarded(resources.templates),
         on_read_resource=guarded(resources.read),
         on_completion=guarded(resources.complete) if schemas else None,
+        on_subscriptions_listen=guarded(registry.listen),
     )
-    server.calls = calls
+    server.calls, server.changes = calls, registry.changes
     for each in extra.handlers:
         server.add_request_handler(each.method, each.params, guarded(each.handler))
     server.middleware.extend([tracing, *(gate.middleware if gate else ()), *extra.middleware])

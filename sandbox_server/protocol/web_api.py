@@ -65,6 +65,8 @@ def web_api(web: WebAccess) -> Tool:
     async def handle(arguments: WebArguments, call: Call) -> ToolResult:
         request = to_request(arguments)
         result = await web.client.fetch(request, web.judge_for(call.caller), principal=call.caller.principal)
+        if "timeout" not in arguments.model_fields_set:
+            result = replace(result, shortened=None)  # nobody has asked for what the tool takes by default
         call.told.bytes_in, call.told.bytes_out = result.received, len(request.body or b"")
         return to_result(result)
 
@@ -152,6 +154,8 @@ def _note(result: WebResult) -> str:
     notes = [f"truncated: {result.body.cut}"] if result.body.cut else []
     if result.dropped:
         notes.append(f"not sent, the server sets them itself: {', '.join(result.dropped)}")
+    if result.shortened is not None:
+        notes.append(f"timeout: the policy allowed {result.shortened:g} s, less than was asked for")
     return "; ".join(notes)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,9 +45,23 @@ class Buckets:
         self._clock = clock
         self._full_at: OrderedDict[Key, int] = OrderedDict()
         self._max_keys = max_keys
+        self.changes = 0
+        """Grows with whatever changes a bucket."""
 
     def __len__(self) -> int:
         return len(self._full_at)
+
+    def left(self) -> dict[Key, int]:
+        """Of each bucket that is not full, the nanoseconds until it is."""
+        now = self._clock()
+        return {key: full_at - now for key, full_at in self._full_at.items() if full_at > now}
+
+    def restore(self, left: Mapping[Key, int]) -> None:
+        """As `left` has told; those with nothing left are full."""
+        now = self._clock()
+        for key, nanos in left.items():
+            if nanos > 0:
+                self._remember(key, now + nanos, now)
 
     def take(self, key: Key, rate: Rate, amount: int = 1) -> float:
         """0.0 if `amount` was taken; else nothing was, and these seconds are the least to wait.
@@ -73,6 +87,7 @@ class Buckets:
         now = self._clock()
         full_at = max(self._full_at.get(key, now), now) + amount * rate.step
         if full_at <= now:
+            self.changes += 1
             self._full_at.pop(key, None)
             return
         self._remember(key, full_at, now)
@@ -91,6 +106,7 @@ class Buckets:
             if len(self._full_at) >= self._max_keys:
                 raise Busy("too many callers are being counted", retry_after=1.0)
         self._full_at[key] = full_at
+        self.changes += 1
 
     def _drop_full(self, now: int) -> None:
         for key in [key for key, full_at in self._full_at.items() if full_at <= now]:

@@ -99,6 +99,7 @@ async def serve_http(
                 await sessions.enter_async_context(app.router.lifespan_context(app))
 
                 async def wind_down() -> None:
+                    server.changes.close()  # who only listens needs no grace
                     await requests.drain(settings.shutdown_grace)
                     server.calls.stop()
                     await requests.drain(STOP_SECONDS)

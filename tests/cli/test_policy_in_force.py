@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import mcp_types as types
 import pytest
+from mcp import Client, StdioServerParameters
+from mcp.shared.subscriptions import ToolsListChanged
 
 from .conftest import Deployment, until
 from .stdio import Peer, serving
@@ -251,3 +255,62 @@ def _revisions(deployment: Deployment) -> set[str]:
 def _record(deployment: Deployment) -> list[dict[str, Any]]:
     files = sorted((deployment.state / "decisions").glob("*/*.jsonl"))
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("era", ["legacy", "2026-07-28"])
+async def test_a_client_on_stdio_hears_that_an_edit_of_the_policy_has_changed_its_tools(
+    deployment: Deployment, era: str
+) -> None:
+    heard = anyio.Event()
+
+    async def hear(message: Any) -> None:
+        if isinstance(message, types.ToolListChangedNotification):
+            heard.set()
+
+    _, *arguments = deployment.command("serve")
+    server = StdioServerParameters(command=sys.executable, args=arguments, env=deployment.environ)
+    closed = "    tools: {allow: [code_execution]}\n    code:\n"
+    with anyio.fail_after(60):
+        async with Client(server, mode=era, message_handler=hear) as client:
+            before = [tool.name for tool in (await client.list_tools()).tools]
+            edit = deployment.policy.read_text().replace("    code:\n", closed)
+            if era == "legacy":
+                deployment.policy.write_text(edit)
+                await heard.wait()
+            else:
+                async with client.listen(tools_list_changed=True) as changes:
+                    deployment.policy.write_text(edit)
+                    assert await anext(changes) == ToolsListChanged()
+            after = [tool.name for tool in (await client.list_tools()).tools]
+    assert before == ["code_execution", "filesystem", "sandbox", "process"]
+    assert after == ["code_execution"]
+
+
+METERED = """
+schema: sandbox-policy/v1
+roles:
+  basic:
+    code: {defaults: {cpu: 1s, wall: 5s}, languages: {python: {}}}
+    quotas: {cpu_seconds: 3/day}
+deployment: {warm: 1, sandboxes: 4}
+"""
+
+
+async def test_cpu_time_of_a_background_process_counts_and_who_has_none_left_can_still_end_it(
+    deployment: Deployment,
+) -> None:
+    deployment.policy.write_text(METERED)
+    busy = ["python3", "-c", "import time\nwhile time.process_time() < 3.5: pass"]
+    with anyio.fail_after(60):
+        async with serving(deployment.command("serve"), deployment.environ) as peer:
+            started = await call(peer, "process", operation="start", command=busy)
+            (process,) = started["processes"]
+            assert (await call(peer, "code_execution", code="print(1)"))["stdout"] == "1\n"
+            while process["state"] == "running":
+                polled = await call(peer, "process", operation="poll", process=process["process"], wait=10)
+                (process,) = polled["processes"]
+            refused = await call(peer, "code_execution", code="print(1)")
+            assert (refused["code"], refused["rule"]) == ("quota_exceeded", "roles.basic.quotas.cpu_seconds")
+            assert (await call(peer, "process", operation="start", command=busy))["code"] == "quota_exceeded"
+            ended = await call(peer, "process", operation="list")
+            assert ended["processes"][0]["state"] == "exited"

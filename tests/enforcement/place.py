@@ -58,7 +58,12 @@ class Place:
 
 @asynccontextmanager
 async def place(
-    directory: Path, policy: str, *, claims: dict[str, Any] | None = None, ask_seconds: float = 5.0
+    directory: Path,
+    policy: str,
+    *,
+    claims: dict[str, Any] | None = None,
+    ask_seconds: float = 5.0,
+    manager: type[Manager] = Manager,
 ) -> AsyncIterator[Place]:
     """`claims`: who all callers are taken for."""
     file, who = directory / "policy.yaml", directory / "claims.json"
@@ -72,11 +77,11 @@ async def place(
         stack.enter_context(anyio.fail_after(30))
         enforced = await stack.enter_async_context(open_enforced(settings, loaded, "0"))
         egress = enforced.outside.gateway
-        manager = await stack.enter_async_context(Manager(engine, {}, loaded.sizing, None, egress))
-        ruling = Ruling(settings, enforced, manager, partial(load_policy, file), nothing_to_check)
+        executor = await stack.enter_async_context(manager(engine, {}, loaded.sizing, None, egress))
+        ruling = Ruling(settings, enforced, executor, partial(load_policy, file), nothing_to_check)
         ruling.begin()
         server = guarded_server(
-            manager,
+            executor,
             enforced.gate,
             lambda context: enforced.local,
             version="0",
@@ -84,7 +89,7 @@ async def place(
             databases=enforced.outside.databases,
             asking=Asking(seconds=ask_seconds),
         )
-        yield Place(server, enforced, ruling, manager, engine, settings)
+        yield Place(server, enforced, ruling, executor, engine, settings)
 
 
 async def nothing_to_check(policy: Policy) -> None:

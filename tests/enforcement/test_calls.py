@@ -125,6 +125,32 @@ async def test_a_policy_that_only_observes_lets_through_and_says_what_it_would_d
     assert (decision["decision"], decision["would_deny"]) == ("allow", True)
 
 
+async def test_a_file_that_the_policy_only_observes_is_read_as_a_resource_too(
+    tmp_path: Path, era: str
+) -> None:
+    denies = "deny: [{path: '**/a.txt', ops: [read]}]"
+    closed = TWO_ROLES.replace(
+        'deny: [{path: "/workspace/private/**", ops: [read, list, write, delete]}]', denies
+    )
+    for policy, would_deny in (
+        (closed, None),
+        (closed.replace("ops: [read]}]", "ops: [read], observe: true}]"), True),
+        (f"enforcement: observe\n{closed}", True),
+    ):
+        async with place(tmp_path, policy, claims=ANALYST) as here, here.client(era) as client:
+            made = await call(client, "filesystem", operation="write", path="a.txt", content="x")
+            uri = f"sandbox://{made['session']['id']}/a.txt"
+            if would_deny is None:
+                assert "files.deny[0]" in await unread(client, uri)
+            else:
+                (content,) = (await client.read_resource(uri)).contents
+                assert isinstance(content, types.TextResourceContents)
+                assert content.text == "x"
+            *_, decision = await here.record()
+        assert decision["decision"] == ("allow" if would_deny else "deny")
+        assert decision["would_deny"] is bool(would_deny)
+
+
 async def test_policy_me_says_what_the_caller_may_do_and_no_secret(tmp_path: Path, era: str) -> None:
     secret = TWO_ROLES.replace(
         "hosts: [docs.example.org]", "hosts: [docs.example.org], inject: {Authorization: secret://docs_token}"

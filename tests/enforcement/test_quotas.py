@@ -45,6 +45,27 @@ async def test_runs_beyond_the_rate_are_refused_and_told_when_to_come_again(tmp_
     assert [each["reason"] for each in decision] == ["quota.runs"]
 
 
+async def test_a_quota_that_is_used_up_is_a_decision_with_its_own_word_and_no_grant(tmp_path: Path) -> None:
+    asked: list[Decision] = []
+
+    async def nobody(decision: Decision) -> bool:
+        asked.append(decision)
+        return True
+
+    async with place(tmp_path, policy("{runs: 1/h}")) as here:
+        gate = here.enforced.gate
+        caller = gate.current.caller(here.enforced.local, None)
+        wanted = Request("code_execution", {"language": "python", "code": "x"})
+        async with gate.admit(caller, wanted, nobody) as entered:
+            assert entered.decision.retry_after is None
+        with pytest.raises(QuotaExceeded) as caught:
+            async with gate.admit(caller, wanted, nobody):
+                raise AssertionError
+    assert 3500 < caught.value.retry_after <= 3600
+    assert caught.value.rule == "roles.basic.quotas.runs"
+    assert asked == []
+
+
 async def test_calls_that_are_denied_count_too(tmp_path: Path) -> None:
     async with place(tmp_path, policy("{runs: 2/h}")) as here, here.client() as client:
         for _ in range(2):
@@ -73,8 +94,7 @@ async def test_cpu_time_is_reserved_for_a_run_and_given_back_but_for_what_it_use
             # Ten of the fifteen are reserved for it as long as it runs.
             tasks.start_soon(client.call_tool, "code_execution", {"code": "hang"})
             await anyio.wait_all_tasks_blocked()
-            while not here.engine.live:  # noqa: ASYNC110 - the run is on its way
-                await anyio.sleep(0.005)
+            await here.engine.until(lambda: here.engine.live > 0)
             await anyio.wait_all_tasks_blocked()
             refused = await refusal(client, "code_execution", code="out hi")
             tasks.cancel_scope.cancel()
@@ -89,8 +109,7 @@ async def test_no_more_calls_are_under_way_than_the_policy_says(tmp_path: Path) 
     ):
         tasks.start_soon(client.call_tool, "code_execution", {"code": "hang"})
         await anyio.wait_all_tasks_blocked()
-        while not here.engine.live:  # noqa: ASYNC110 - the run is on its way
-            await anyio.sleep(0.005)
+        await here.engine.until(lambda: here.engine.live > 0)
         refused = await refusal(client, "code_execution", code="out hi")
         tasks.cancel_scope.cancel()
     assert refused["code"] == "busy"

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import anyio
 import pytest
+import structlog
 
-from tests.enforcement.place import HEAD, call, place, refusal
+from sandbox_server.access.database.databases import Databases
+from sandbox_server.access.database.settings import DatabaseSettings
+from sandbox_server.enforcement.databases import DatabaseRules
+from sandbox_server.engines.profile import Profile
+from sandbox_server.execution.grants import Rights
+from sandbox_server.execution.manager import Manager
+from tests.enforcement.place import HEAD, call, facts, place, refusal
 
 pytestmark = pytest.mark.anyio
 
@@ -84,8 +92,7 @@ async def test_a_policy_whose_tests_fail_is_not_taken(tmp_path: Path) -> None:
 
 async def test_no_sandbox_of_the_old_revision_is_handed_out_after_the_swap(tmp_path: Path) -> None:
     async with place(tmp_path, policy("{python: {}}", warm=2)) as here, here.client("2026-07-28") as client:
-        while here.engine.live < 2:  # noqa: ASYNC110 - they are made ahead in their own time
-            await anyio.sleep(0.005)
+        await here.engine.until(lambda: here.engine.live == 2)  # they are made ahead, in their own time
         old = list(here.engine.started)
         assert await here.rewrite(policy("{python: {pids: 32}}", warm=2))
         for _ in range(3):
@@ -108,8 +115,8 @@ async def test_who_waits_by_the_old_rules_is_told_to_call_again(tmp_path: Path) 
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wait)
-            while not (await here.manager.health())["waiting"]:  # noqa: ASYNC110 - it is on its way there
-                await anyio.sleep(0.005)
+            await here.engine.until(lambda: here.engine.waiting == 1)
+            assert (await here.manager.health())["waiting"] == 1
             assert await here.rewrite(policy("{python: {pids: 32}}"))
             here.engine.gate.set()
         assert (answers[0]["code"], answers[0]["retry_safe"]) == ("busy", True)
@@ -150,82 +157,151 @@ async def test_a_session_whose_language_is_gone_is_closed_and_its_handle_says_so
     assert "the policy has changed and no longer grants it" in refused["message"]
 
 
-async def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
-    async with place(tmp_path, BOTH) as here, anyio.create_task_group() as tasks:
-        reloading = here.ruling.reloading
-        tasks.start_soon(lambda: reloading.watch(every=0.01))
-        before = here.enforced.policy.revision
-        await anyio.sleep(0.05)
-        (tmp_path / "policy.yaml").write_text(HEAD + policy("{python: {}}"))
-        while not reloading.reloads:  # noqa: ASYNC110 - the file system tells nobody
-            await anyio.sleep(0.01)
-        assert here.enforced.policy.revision != before
-        assert reloading.failures == 0
-        tasks.cancel_scope.cancel()
-
-
-async def test_a_change_between_the_reading_and_the_watching_is_noticed(tmp_path: Path) -> None:
-    async with place(tmp_path, BOTH) as here, anyio.create_task_group() as tasks:
+async def test_a_file_that_changes_is_noticed_once_it_is_at_rest(tmp_path: Path) -> None:
+    async with place(tmp_path, BOTH) as here:
         reloading, before = here.ruling.reloading, here.enforced.policy.revision
+        assert not await reloading.look()
         (tmp_path / "policy.yaml").write_text(HEAD + policy("{python: {}}"))
-        tasks.start_soon(lambda: reloading.watch(every=0.01))
-        while not reloading.reloads:  # noqa: ASYNC110 - the file system tells nobody
-            await anyio.sleep(0.01)
+        assert not await reloading.look(), "somebody may still be writing it"
+        assert await reloading.look()
+        assert not await reloading.look()
+        assert here.enforced.policy.revision != before
+        assert (reloading.reloads, reloading.failures) == (1, 0)
+
+
+async def test_whoever_watches_notices_a_change_made_since_the_policy_was_read(tmp_path: Path) -> None:
+    async with place(tmp_path, BOTH) as here, anyio.create_task_group() as tasks:
+        before, noticed = here.enforced.policy.revision, anyio.Event()
+        here.enforced.gate.current.on_change(lambda new: noticed.set())
+        (tmp_path / "policy.yaml").write_text(HEAD + policy("{python: {}}"))
+        tasks.start_soon(lambda: here.ruling.reloading.watch(every=0.01))
+        await noticed.wait()
         assert here.enforced.policy.revision != before
         tasks.cancel_scope.cancel()
 
 
 async def test_a_change_that_keeps_size_and_time_is_noticed(tmp_path: Path) -> None:
     file = tmp_path / "policy.yaml"
-    async with place(tmp_path, BOTH) as here, anyio.create_task_group() as tasks:
+    async with place(tmp_path, BOTH) as here:
         reloading, before = here.ruling.reloading, here.enforced.policy.revision
-        tasks.start_soon(lambda: reloading.watch(every=0.01))
-        await anyio.sleep(0.05)
+        assert not await reloading.look()
         was = file.stat()
-        file.write_text(
-            file.read_text().replace("{python: {}, bash: {image: shell}}", "{python: {}}" + " " * 22)
-        )
-        os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
-        assert file.stat().st_size == was.st_size
-        while not reloading.reloads:  # noqa: ASYNC110 - the file system tells nobody
-            await anyio.sleep(0.01)
+        changed = file.read_text().replace("{python: {}, bash: {image: shell}}", "{python: {}}" + " " * 22)
+        while (
+            file.stat().st_ctime_ns == was.st_ctime_ns
+        ):  # the kernel's clock ticks a few hundred times a second
+            file.write_text(changed)
+            os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
+        assert (file.stat().st_size, file.stat().st_mtime_ns) == (was.st_size, was.st_mtime_ns)
+        assert not await reloading.look()
+        assert await reloading.look()
         assert here.enforced.policy.revision != before
-        tasks.cancel_scope.cancel()
 
 
 async def test_a_policy_that_is_taken_away_leaves_the_last_one_in_force(tmp_path: Path) -> None:
-    async with place(tmp_path, BOTH) as here, anyio.create_task_group() as tasks:
+    async with place(tmp_path, BOTH) as here:
         reloading, before = here.ruling.reloading, here.enforced.policy.revision
-        tasks.start_soon(lambda: reloading.watch(every=0.01))
-        await anyio.sleep(0.05)
         (tmp_path / "policy.yaml").rename(tmp_path / "elsewhere")
-        while not reloading.failures:  # noqa: ASYNC110 - the file system tells nobody
-            await anyio.sleep(0.01)
+        assert not await reloading.look()
+        assert await reloading.look()
+        assert (reloading.reloads, reloading.failures) == (0, 1)
         assert here.enforced.policy.revision == before
         (tmp_path / "next").write_text(HEAD + policy("{python: {}}"))
         (tmp_path / "next").rename(tmp_path / "policy.yaml")
-        while not reloading.reloads:  # noqa: ASYNC110 - the file system tells nobody
-            await anyio.sleep(0.01)
+        assert not await reloading.look()
+        assert await reloading.look()
         assert here.enforced.policy.revision != before
-        tasks.cancel_scope.cancel()
 
 
 async def test_who_waits_for_a_session_by_the_old_rules_is_told_to_call_again(tmp_path: Path) -> None:
     async with place(tmp_path, BOTH) as here, here.client("2026-07-28") as client:
         (made,) = (await call(client, "sandbox", operation="create", language="python"))["sessions"]
         session = here.manager.sessions.registry.all()[0]
-        answers = []
+        answers, queued = [], anyio.Event()
+
+        async def told(progress: float, total: float | None, message: str | None) -> None:
+            queued.set()
 
         async def wait() -> None:
             wanted = {"code": "out hi", "language": "python", "session": made["id"]}
-            answers.append(await refusal(client, "code_execution", **wanted))
+            answer = await client.call_tool("code_execution", wanted, progress_callback=told)
+            assert answer.is_error
+            answers.append(facts(answer))
 
         async with anyio.create_task_group() as tasks, session.lock.taken():
             tasks.start_soon(wait)
-            while len(await here.record()) < 2:  # noqa: ASYNC110 - it is on its way there
-                await anyio.sleep(0.005)
-            await anyio.wait_all_tasks_blocked()
+            await queued.wait()
             assert await here.rewrite(policy("{python: {wall: 5s}, bash: {image: shell}}"))
         assert (answers[0]["code"], answers[0]["retry_safe"]) == ("busy", True)
         again = await call(client, "code_execution", code="out hi", language="python", session=made["id"])
         assert again["session"]["state"] == "kept"
+
+
+class Unwilling(Manager):
+    """Its books break while a policy is taken into them, as often as it is told."""
+
+    breaks = 0
+
+    def regrant(
+        self,
+        warm: Iterable[Profile],
+        revision: str,
+        rights_of: Callable[[object], Rights],
+        *,
+        longest_run: float,
+    ) -> None:
+        super().regrant(warm, revision, rights_of, longest_run=longest_run)
+        if self.breaks:
+            self.breaks -= 1
+            raise RuntimeError("a fault in the books")
+
+
+async def test_a_policy_that_can_not_be_put_in_force_everywhere_is_in_force_nowhere(tmp_path: Path) -> None:
+    async with place(tmp_path, BOTH, manager=Unwilling) as here, here.client() as client:
+        assert isinstance(here.manager, Unwilling)
+        before = here.enforced.policy
+        here.manager.breaks = 1
+        with structlog.testing.capture_logs() as logs:
+            assert not await here.rewrite(policy("{python: {}}"))
+        (said,) = [each for each in logs if each["event"] == "policy_reload_failed"]
+        assert said["in_force"] == before.revision == here.enforced.policy.revision
+        await call(client, "code_execution", code="out hi", language="bash")
+        assert (await here.ruling.health())["policy_reload_failures_total"] == 1
+        assert await here.rewrite(policy("{python: {}}"))
+        assert (await refusal(client, "code_execution", code="x", language="bash"))["code"] == "policy_denied"
+
+
+class Stuck(Databases):
+    """A driver that fails while its connections are closed."""
+
+    async def keep(self, settings: Iterable[DatabaseSettings]) -> None:
+        await super().keep(settings)
+        raise OSError("the driver is gone")
+
+
+async def test_a_fault_while_old_connections_are_closed_is_told_as_what_it_is(tmp_path: Path) -> None:
+    """The new policy rules by then, and the log says so."""
+    async with place(tmp_path, BOTH) as here, here.client() as client:
+        outside = here.enforced.outside
+        real, outside.databases = outside.databases, Stuck(DatabaseRules(here.enforced.gate), str)
+        with structlog.testing.capture_logs() as logs:
+            assert await here.rewrite(policy("{python: {}}"))
+        outside.databases = real
+        events = {each["event"]: each for each in logs}
+        assert "policy_reload_failed" not in events
+        assert events["policy_cleanup_failed"]["revision"] == here.enforced.policy.revision
+        assert events["policy_reloaded"]["revision"] == here.enforced.policy.revision
+        assert (await refusal(client, "code_execution", code="x", language="bash"))["code"] == "policy_denied"
+
+
+async def test_what_waits_for_the_next_start_is_named_until_it_is_taken_back(tmp_path: Path) -> None:
+    async with place(tmp_path, BOTH) as here:
+        for edit, waiting in (
+            (BOTH.replace("warm: 0", "warm: 0, sandboxes: 4, store_ttl: 60s"), ["sandboxes", "store_ttl"]),
+            (policy("{python: {}}").replace("warm: 0", "warm: 0, sandboxes: 4"), ["sandboxes"]),
+            (BOTH, None),
+        ):
+            with structlog.testing.capture_logs() as logs:
+                assert await here.rewrite(edit)
+            said = [each["keys"] for each in logs if each["event"] == "policy_waits_for_restart"]
+            assert said == ([] if waiting is None else [[f"deployment.{key}" for key in waiting]])

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 import pytest
 
 from sandbox_server.engines.fake import FakeEngine
+from sandbox_server.engines.profile import MIB, Profile, SandboxLimits
 from sandbox_server.errors import (
     Busy,
     EngineUnavailable,
     InvalidRequest,
     NotFound,
+    PolicyDenied,
 )
 from sandbox_server.execution.api import Caller
+from sandbox_server.execution.grants import Rights
 from sandbox_server.execution.manager import Manager
+from sandbox_server.execution.models import RunRequest
+from sandbox_server.execution.process_models import StartProcess, WriteProcess
 from tests.execution.handles import ALICE, BOB, cell, create, handle_of, refusal
-from tests.execution.support import ignore, managed, nothing_left, run, told
+from tests.execution.support import GRANTS, ignore, managed, nothing_left, run, told
 
 pytestmark = pytest.mark.anyio
 
@@ -165,3 +172,46 @@ async def test_a_session_that_could_not_be_made_takes_no_place(manager: Manager,
         await create(manager)
     assert await nothing_left(manager, engine)
     assert manager.sessions.registry.held == 0
+
+
+LESS = {
+    "the language is gone, and bash runs in every image": Rights({"bash": GRANTS["bash"]}),
+    "nothing is granted": Rights({}),
+    "its memory is less": Rights(
+        {
+            "python": replace(GRANTS["python"], profile=Profile("python", SandboxLimits(memory=64 * MIB))),
+            "bash": GRANTS["bash"],
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("rights", LESS.values(), ids=LESS)
+async def test_a_caller_with_fewer_rights_runs_nothing_in_a_session_that_it_could_not_have(
+    manager: Manager, engine: FakeEngine, rights: Rights
+) -> None:
+    """Its principal has made it with another token. It can still look at it, and end it."""
+    session = handle_of(await create(manager))
+    await run(manager, "set x 1", principal="alice", session=session)
+    lesser = replace(ALICE, rights=rights)
+    code = RunRequest("bash" if "bash" in rights.languages else "python", "out hi")
+    for each in (
+        lambda: manager.run(code, caller=lesser, session=session, on_event=ignore),
+        lambda: manager.processes.perform(
+            StartProcess(("true",)), caller=lesser, session=session, on_event=ignore
+        ),
+        lambda: manager.processes.perform(
+            WriteProcess("p1-0000", b"import os"), caller=lesser, session=session, on_event=ignore
+        ),
+        lambda: manager.sessions.reset(session, "sandbox", caller=lesser, on_event=ignore),
+    ):
+        wrong = await refusal(each)
+        assert isinstance(wrong, PolicyDenied | InvalidRequest)
+        assert "nothing was run" in wrong.hint or "unknown language" in wrong.message
+    (container,) = engine.started
+    assert container.runner.ran == 1
+    assert manager.sessions.info(session, caller=lesser).info.state == "kept"
+    assert (await run(manager, "get x", principal="alice", session=session)).stdout.text == "1\n"
+    manager.sessions.close(session, caller=lesser)
+    await anyio.wait_all_tasks_blocked()
+    assert engine.destroyed == 1

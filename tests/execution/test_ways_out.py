@@ -100,18 +100,21 @@ async def test_a_session_without_a_way_out_gets_none_by_a_language_that_has_one(
     assert egress.asked == []
 
 
+def python_with(egress: str | None) -> Rights:
+    return Rights({"python": Grant(LANGUAGES["python"], PYTHON, egress=egress)})
+
+
 async def test_a_call_that_is_given_another_way_out_has_another_session(
     manager: Manager, engine: FakeEngine
 ) -> None:
-    caller = Caller(connection="c")
-    for profile in (None, "other", None, "other"):
-        asked = replace(request("out hi"), egress=profile)
-        assert (await manager.run(asked, caller=caller, on_event=lambda event: None)).outcome == "ok"
+    for profile in ("web", "other", "web", "other"):
+        caller = Caller(connection="c", rights=python_with(profile))
+        assert (await manager.run(request("out hi"), caller=caller, on_event=ignore)).outcome == "ok"
     assert len(engine.started) == 2
     session = await create(manager, ALICE, language="python")
-    asked = replace(request("out hi"), egress="other")
+    other = replace(ALICE, rights=python_with("other"))
     with pytest.raises(InvalidRequest, match="its own is other"):
-        await manager.run(asked, caller=ALICE, on_event=lambda event: None, session=session.info.id)
+        await manager.run(request("out hi"), caller=other, on_event=ignore, session=session.info.id)
 
 
 async def test_a_sandbox_without_network_sockets_is_given_no_way_out(
@@ -134,8 +137,7 @@ async def test_no_process_is_started_in_a_session_whose_way_out_its_caller_is_no
 ) -> None:
     """Its principal may come with another token, which grants less."""
     session = await create(manager, language="python")
-    inside = Rights({"python": Grant(LANGUAGES["python"], PYTHON)})
-    caller = Caller("alice", None, inside)
+    caller = Caller("alice", None, python_with(None))
     with pytest.raises(PolicyDenied, match="has the egress profile web"):
         await manager.processes.perform(
             StartProcess(("true",)), caller=caller, session=session.info.id, on_event=ignore

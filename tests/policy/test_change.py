@@ -55,6 +55,16 @@ def test_a_policy_does_not_differ_from_itself() -> None:
     assert diff(loaded(OLD), loaded("# a comment\n" + OLD)).empty
 
 
+def test_what_only_a_restart_puts_in_force_is_said_to_wait() -> None:
+    found = diff(loaded(OLD), loaded(OLD + "deployment: {sandboxes: 4, queue_wait: 5s, memory: 2GiB}\n"))
+    assert found.whole == (
+        "deployment.sandboxes: 16 -> 4 (from the next start on)",
+        "deployment.memory: 8GiB -> 2GiB (from the next start on)",
+        "deployment.queue_wait: 30s -> 5s (from the next start on)",
+    )
+    assert not found.roles
+
+
 def test_what_a_role_gains_and_loses_is_said_in_words() -> None:
     new = (
         OLD.replace("/repos/**", "/users/**")

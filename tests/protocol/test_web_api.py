@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import anyio
 import jsonschema
 import mcp_types as types
 import pytest
+from anyio.abc import ByteStream
 
 from sandbox_server.access.http.models import WebClient
 from sandbox_server.execution.api import Caller
 from sandbox_server.guards.web import WebLimits
 from sandbox_server.protocol.server import build_server
 from sandbox_server.protocol.web_api import WebAccess
-from tests.access.http.lab import HOST, Judge, allow, answer, client, serve
+from tests.access.http.lab import HOST, Judge, Seen, allow, answer, client, serve
 from tests.protocol.fake_executor import FakeExecutor, connect
 
 
@@ -57,6 +59,29 @@ async def test_an_answer_is_structured_and_brief_text(era: str) -> None:
     }
     assert set(timings) == {"resolve_seconds", "connect_seconds", "first_byte_seconds", "total_seconds"}
     assert text(result) == f'404 {url} application/json\n{{"a":[1]}}'
+
+
+async def test_a_timeout_that_the_policy_cuts_is_said_to_be_cut(era: str) -> None:
+    async with serve(answer()) as server:
+        url, judge = f"http://{HOST}:{server.port}/", allow(limits=WebLimits(total=5))
+        longer, within, usual = [
+            structured(await call(judge=judge, era=era, url=url, **asked))
+            for asked in ({"timeout": 60}, {"timeout": 5}, {})
+        ]
+    assert longer["note"] == "timeout: the policy allowed 5 s, less than was asked for"
+    assert "note" not in within
+    assert "note" not in usual, "nobody has asked for what the tool takes by default"
+
+
+async def test_a_request_that_is_later_than_the_policy_allows_names_the_policys_time() -> None:
+    async def silent(seen: Seen, stream: ByteStream) -> None:
+        await anyio.sleep_forever()
+
+    async with serve(silent) as server:
+        url, judge = f"http://{HOST}:{server.port}/", allow(limits=WebLimits(total=0.1))
+        late = structured(await call(judge=judge, url=url, timeout=60))
+    assert (late["code"], late["reason"]) == ("upstream_failed", "web.timeout")
+    assert "the policy allows 0.1 s" in late["hint"]
 
 
 @pytest.mark.parametrize(

@@ -98,10 +98,18 @@ class Databases:
         return tuple(self._policy.databases(caller))
 
     async def keep(self, settings: Iterable[DatabaseSettings]) -> None:
-        """After a policy was loaded anew: close what it no longer describes as it did."""
+        """After a policy was loaded anew: close what it no longer describes as it did. All of it, also if one
+        can't be closed; raises what the first such has raised."""
         wanted = {_identity(each) for each in settings}
-        for key in [key for key in self._backends if key not in wanted]:
-            await self._close(self._backends.pop(key))
+        over = [self._backends.pop(key) for key in list(self._backends) if key not in wanted]
+        failed: list[Exception] = []
+        for backend in over:
+            try:
+                await self._close(backend)
+            except Exception as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
 
     async def aclose(self) -> None:
         await self.keep(())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
@@ -60,10 +61,17 @@ class _Journey:
     """Headers of the caller's that were not sent."""
     redirects: list[Redirect] = field(default_factory=list)
     resolved: float = 0.0
+    asked: float | None = None
+    total: float = math.inf
+    """Seconds that the caller gives it, and the rules of the hops so far."""
     at: str = ""
     """The origin of the hop that is under way."""
 
     values: set[str] = field(default_factory=set, repr=False)
+
+    @property
+    def shortened(self) -> float | None:
+        return self.total if self.asked is not None and self.asked > self.total else None
 
     def hide(self, secret: str) -> None:
         if secret not in self.values:
@@ -114,6 +122,7 @@ class Client:
         try:
             with anyio.CancelScope() as scope:
                 journey = _Journey(principal, anyio.current_time(), scope, dropped=list(dropped))
+                journey.asked = request.timeout
                 if request.timeout is not None:
                     scope.deadline = journey.began + request.timeout
                 try:
@@ -121,7 +130,8 @@ class Client:
                 except SandboxServerError as error:
                     raise _ended(error, journey) from None
             late = f"No complete answer within {anyio.current_time() - journey.began:.1f} s."
-            raise _ended(UpstreamFailed(late, reason="web.timeout"), journey)
+            hint = f"the policy allows {journey.shortened:g} s for a request" if journey.shortened else ""
+            raise _ended(UpstreamFailed(late, reason="web.timeout", hint=hint), journey)
         finally:
             self._leave(principal)
 
@@ -188,7 +198,8 @@ class Client:
             )
         if grant.rate is not None:
             self._rates.take(journey.principal, grant.rule, grant.rate)
-        journey.scope.deadline = min(journey.scope.deadline, journey.began + grant.limits.total)
+        journey.total = min(journey.total, grant.limits.total)
+        journey.scope.deadline = min(journey.scope.deadline, journey.began + journey.total)
         return grant
 
     async def _checked(self, url: Url, grant: WebGrant, journey: _Journey) -> Sequence[IPAddress]:
@@ -264,6 +275,7 @@ class Client:
             ),
             received=content.received,
             dropped=tuple(dict.fromkeys(journey.dropped)),
+            shortened=journey.shortened,
         )
 
 

@@ -66,7 +66,8 @@ class Body:
 class WebResult:
     """`headers` are those on the allowlist, lower-case; `received` are bytes of the body on the wire.
 
-    `dropped` names headers of the request that are not the caller's to set.
+    `dropped` names headers of the request that are not the caller's to set. `shortened`: the seconds that the
+    rules gave it, where the caller had asked for more.
     """
 
     status: int
@@ -78,6 +79,7 @@ class WebResult:
     timings: Timings
     received: int
     dropped: tuple[str, ...] = ()
+    shortened: float | None = None
 
 
 HopVerdict = Literal["allowed", "denied", "failed"]

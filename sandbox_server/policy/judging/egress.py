@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from sandbox_server.guards.urls import Url, UrlRefused, parse_url
 from sandbox_server.guards.web import EgressGrant
 from sandbox_server.policy.decision import Json, Limit
 from sandbox_server.policy.effective import Effective
 from sandbox_server.policy.hostrules import Destination
-from sandbox_server.policy.judging.hosts import Outcome, weigh
+from sandbox_server.policy.judging.hosts import Outcome, allowing, weigh
 from sandbox_server.policy.judging.judgment import Judgment, floor, listing, text
 from sandbox_server.policy.judging.web import address_refused, never_spoken_to
 
@@ -61,50 +61,25 @@ def _destination(url: Url, args: Mapping[str, Json]) -> Destination:
 
 
 def _judged(found: Outcome, url: Url, shown: Mapping[str, Json], limits: Mapping[str, Limit]) -> Judgment:
-    if found.denied is not None:
-        rule = found.denied.source
-        return Judgment(
-            "deny",
-            rule,
-            "egress.denied",
-            "the policy denies this connection",
-            canonical=shown,
-            limits=limits,
-            grant=EgressGrant(rule),
-            observable=True,
-            trace=(f"deny: {rule}",),
-        )
-    if found.rule is None:
-        near = (f"nearest: {found.closest}, but {found.unmet}",) if found.closest else ()
-        return Judgment(
-            "deny",
-            "default",
-            "egress.no_rule" if found.unmet == "host" else f"egress.{found.unmet}",
-            f"no rule allows this {found.unmet}",
-            hint=f"allowed: {found.nearest}",
-            nearest=found.nearest,
-            canonical=shown,
-            limits=limits,
-            grant=EgressGrant("default"),
-            observable=True,
-            trace=(*near, "default: no rule allows it"),
-        )
-    rule_ = found.rule
-    return address_refused(url, rule_, shown, "egress") or Judgment(
+    missing = f"no rule allows this {found.unmet}"
+    rule = allowing(found, "egress", "the policy denies this connection", missing, shown)
+    if isinstance(rule, Judgment):
+        return replace(rule, limits=limits, grant=EgressGrant(rule.rule))
+    return address_refused(url, rule, shown, "egress") or Judgment(
         "ask" if found.ask else "allow",
-        rule_.source,
+        rule.source,
         "allowed",
         canonical=shown,
         limits=limits,
         grant=EgressGrant(
-            rule_.source,
-            rule_.addresses,
-            rule_.opaque,
-            rule_.terminate,
-            rule_.inject,
-            rule_.cache,
-            rule_.pattern(url.host),
+            rule.source,
+            rule.addresses,
+            rule.opaque,
+            rule.terminate,
+            rule.inject,
+            rule.cache,
+            rule.pattern(url.host),
         ),
         observed=found.observed,
-        trace=(f"allow: {rule_.source}",),
+        trace=(f"allow: {rule.source}",),
     )

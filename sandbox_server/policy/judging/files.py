@@ -44,7 +44,7 @@ def judge(granted: Effective, args: Mapping[str, Json]) -> Judgment:
             return floor("files.outside", f"{path[:200]} is not in {' or '.join(_ROOTS)}", canonical=shown)
         verdict = rules.judge(op, path, tree=tree)
         if not verdict.allowed:
-            return _denied(granted, op, path, verdict.rule, shown)
+            return denied(granted, op, path, verdict.rule, shown)
         (asking if verdict.ask else allowed).append(verdict.rule)
         observed = observed or verdict.observed
     limits = dict(granted.quotas)
@@ -90,7 +90,8 @@ def _size(args: Mapping[str, Json]) -> int:
     return size + (offset if isinstance(offset, int) and args.get("operation") == "write" else 0)
 
 
-def _denied(granted: Effective, op: str, path: str, rule: str, shown: Mapping[str, Json]) -> Judgment:
+def denied(granted: Effective, op: str, path: str, rule: str, shown: Mapping[str, Json]) -> Judgment:
+    """`rule` denies it, "": no rule allows it."""
     grant = FileGrant(granted.files)
     if rule:
         return Judgment(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sandbox_server.policy.decision import Json
 from sandbox_server.policy.hostrules import Destination, HostIndex, HostRule
-from sandbox_server.policy.judging.judgment import listing
+from sandbox_server.policy.judging.judgment import Judgment, listing
 from sandbox_server.policy.judging.nearness import closest
 
 _ORDER = ("host", "scheme", "port", "path", "method", "body")
@@ -51,6 +53,27 @@ def weigh(allow: HostIndex, deny: HostIndex, where: Destination, *, size: int = 
         return Outcome(chosen, asking is not None, observed=observed, unmet="")
     nearest = _nearest(allow, about, unmet, where)
     return Outcome(observed=observed, unmet=unmet, closest=closest, nearest=nearest)
+
+
+def allowing(
+    found: Outcome, kind: str, denied: str, missing: str, shown: Mapping[str, Json], *, hint: str = ""
+) -> HostRule | Judgment:
+    """The rule that allows it, or the denial. `kind` begins the reason; `denied` is said where a rule denies
+    (with `hint`), `missing` where none allows."""
+    if found.denied is not None:
+        rule = found.denied.source
+        return Judgment(
+            "deny", rule, f"{kind}.denied", denied, hint, canonical=shown, observable=True,
+            trace=(f"deny: {rule}",),
+        )  # fmt: skip
+    if found.rule is not None:
+        return found.rule
+    near = (f"nearest: {found.closest}, but {found.unmet}",) if found.closest else ()
+    reason = "no_rule" if found.unmet == "host" else found.unmet
+    return Judgment(
+        "deny", "default", f"{kind}.{reason}", missing, f"allowed: {found.nearest}", found.nearest, shown,
+        observable=True, trace=(*near, "default: no rule allows it"),
+    )  # fmt: skip
 
 
 def _nearest(allow: HostIndex, about: list[HostRule], unmet: str, where: Destination) -> str:

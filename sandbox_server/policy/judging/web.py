@@ -14,7 +14,7 @@ from sandbox_server.guards.web import WebGrant, WebLimits
 from sandbox_server.policy.decision import Json, Limit
 from sandbox_server.policy.effective import Effective
 from sandbox_server.policy.hostrules import Destination, HostRule
-from sandbox_server.policy.judging.hosts import Outcome, weigh
+from sandbox_server.policy.judging.hosts import Outcome, allowing, weigh
 from sandbox_server.policy.judging.judgment import Judgment, floor, number, text
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
@@ -79,38 +79,18 @@ def address_refused(url: Url, rule: HostRule, shown: Mapping[str, Json], kind: s
 
 
 def _judged(found: Outcome, url: Url, shown: Mapping[str, Json]) -> Judgment:
-    if found.denied is not None:
-        rule = found.denied.source
-        return Judgment(
-            "deny",
-            rule,
-            "web.denied",
-            "the policy denies this request",
-            hint="another host or path, or ask the operator",
-            canonical=shown,
-            observable=True,
-            trace=(f"deny: {rule}",),
-        )
-    if found.rule is None:
-        near = (f"nearest: {found.closest}, but {found.unmet}",) if found.closest else ()
-        return Judgment(
-            "deny",
-            "default",
-            "web.no_rule" if found.unmet == "host" else f"web.{found.unmet}",
-            _WHAT[found.unmet],
-            hint=f"allowed: {found.nearest}",
-            nearest=found.nearest,
-            canonical=shown,
-            observable=True,
-            trace=(*near, "default: no rule allows it"),
-        )
-    return address_refused(url, found.rule, shown, "web") or Judgment(
+    hint = "another host or path, or ask the operator"
+    missing = _WHAT.get(found.unmet, "")
+    rule = allowing(found, "web", "the policy denies this request", missing, shown, hint=hint)
+    if isinstance(rule, Judgment):
+        return rule
+    return address_refused(url, rule, shown, "web") or Judgment(
         "ask" if found.ask else "allow",
-        found.rule.source,
+        rule.source,
         "allowed",
         canonical=shown,
         observed=found.observed,
-        trace=(f"allow: {found.rule.source}",),
+        trace=(f"allow: {rule.source}",),
     )
 
 

@@ -1,0 +1,51 @@
+"""What background processes have used, by the books of one sandbox."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandbox_server.execution.metering import Meter
+from sandbox_server.execution.process_models import ProcessView
+
+
+def process(*, running: bool) -> ProcessView:
+    return ProcessView("p1-0000", "true", running, None, None, False, 0.0, 0, None)
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(["run", "idle", "read"]), st.integers(0, 10**7)), max_size=40)
+
+
+@given(STEPS)
+def test_what_no_run_was_told_is_the_background_processes(steps: list[tuple[str, int]]) -> None:
+    charged: list[float] = []
+    meter = Meter(1.0)
+    meter.charge = charged.append
+    total, background = 5_000_000, 0
+    meter.read(total, [process(running=True)])
+    for kind, amount in steps:
+        if kind == "run":
+            total += amount
+            meter.ran(amount)
+        elif kind == "idle":
+            total += amount
+            background += amount
+        else:
+            meter.read(total, [])
+    meter.read(total, [process(running=False)])
+    assert round(sum(charged) * 1e6) == background
+    meter.end()
+    assert round(sum(charged) * 1e6) == background, "nothing runs that could have used more"
+
+
+def test_what_nobody_has_read_is_all_that_it_can_have_been() -> None:
+    charged: list[float] = []
+    meter = Meter(2.0)
+    meter.charge = charged.append
+    meter.read(1_000_000, [process(running=True)])
+    assert meter.active
+    meter.end()
+    meter.end()
+    (most,) = charged
+    assert most > 0
+    assert not meter.active
