@@ -92,6 +92,7 @@ async def open_outside(
             rules.limits,
             dialler=Dialler(listening=ports.listening),
             on_connection=rules.connected,
+            spend=rules.spend,
             secrets=secrets.get,
             authority=trust.authority,
             trust=trust.bundle,
