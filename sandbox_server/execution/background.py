@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import time
 from collections.abc import AsyncIterator
 from signal import Signals
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import anyio
 from pydantic import Field
 
+from sandbox_server import wire
 from sandbox_server.errors import (
     Busy,
     InvalidRequest,
@@ -35,7 +37,10 @@ from sandbox_server.execution.transfers import Transfer
 from sandbox_server.execution.way_out import WaysOut
 from sandbox_server.text import make_visible
 
+_log = logging.getLogger(__name__)
+
 SECONDS = 10.0
+END_SECONDS = 2.0
 MOST = 16
 """In one session at once; the runner's number, for the message."""
 
@@ -177,7 +182,7 @@ class _Processes:
                 report = parse(AllReport, await self._ask("list"))
                 return tuple(each.view() for each in report.processes), None
             case models.StartProcess():
-                return await self._poll(await self._start(operation), operation.wanted)
+                return await self._start(operation)
             case models.PollProcess(process=process):
                 return await self._poll(process, operation.wanted)
             case models.WriteProcess(process=process):
@@ -188,16 +193,39 @@ class _Processes:
                 await self._ask("signal", id=process, number=int(Signals[f"SIG{operation.signal}"]))
                 return await self._poll(process, operation.wanted, until="end")
 
-    async def _start(self, operation: models.StartProcess) -> str:
+    async def _start(
+        self, operation: models.StartProcess
+    ) -> tuple[tuple[models.ProcessView, ...], models.ProcessOutput]:
+        """One whose caller is gone before the answer is ended: nobody was told that it is there."""
+        start = Transfer(await self._start_request(operation))
+        try:
+            report = await self._carry_out(start, SECONDS)
+            return await self._poll(parse(OneReport, report).process.id, operation.wanted)
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self._undo(start)
+            raise
+
+    async def _undo(self, start: Transfer) -> None:
+        """The runner may have started it just before it heard that nobody wants it any more."""
+        try:
+            if start.close is not None and start.close.json().get("ok") is True:
+                process = parse(OneReport, start.close.json()).process.id
+                await self._ask("signal", id=process, number=9)
+                await self._poll(process, models.Wanted(wait=END_SECONDS), until="end")
+        except wire.WireError:
+            await self._sandbox.destroy()
+        except SandboxServerError as error:
+            _log.info("a process that nobody wants any more: %s", error.message)
+
+    async def _start_request(self, operation: models.StartProcess) -> dict[str, Any]:
         cwd, environment = readable_path(operation.cwd), dict(operation.env)
         egress = None
         if self._outlet is not None:
             tunnels = await self._sandbox.way_out.open(self._outlet, self._sandbox, lasting=True)
             egress = {"tunnels": tunnels, "env": dict(self._outlet.environment)}
-        report = await self._ask(
-            "start", command=list(operation.command), cwd=cwd, env=environment, egress=egress
-        )
-        return parse(OneReport, report).process.id
+        request = {"op": "process", "do": "start", "command": list(operation.command)}
+        return {**request, "cwd": cwd, "env": environment, "egress": egress}
 
     async def _poll(
         self, process: str, wanted: models.Wanted, until: str = "output"
