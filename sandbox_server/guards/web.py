@@ -56,6 +56,10 @@ class EgressGrant:
     cache: bool = False
 
 
+MOST_TUNNELS = 64
+"""Of one sandbox at once: its runner takes no more."""
+
+
 @dataclass(frozen=True, slots=True)
 class EgressLimits:
     """Of one sandbox's profile: bytes over all its connections, seconds, and tunnels at once."""

@@ -25,7 +25,7 @@ from sandbox_server.access.egress.models import (
     Secrets,
     Spend,
 )
-from sandbox_server.access.egress.protocols import speak
+from sandbox_server.access.egress.protocols import decline, speak
 from sandbox_server.access.egress.streams import ENDS, Client, Meter, flat
 from sandbox_server.access.egress.trust import server_context
 from sandbox_server.errors import ConfigError, PolicyDenied, QuotaExceeded
@@ -38,6 +38,9 @@ Limits = Callable[[str], EgressLimits]
 """Of a profile, as they are now. Raises ConfigError if there is none of that name."""
 MOST_CONNECTIONS = 1024
 MOST_OF_EACH = MOST_CONNECTIONS // 4
+MOST_TURNED_AWAY = 64
+TURN_AWAY_SECONDS = 2.0
+TOO_MANY = "floor.connections"
 
 
 def no_secrets(name: str) -> str:
@@ -84,6 +87,7 @@ class Gateway:
         self._most = most
         self._most_of_each = most_of_each
         self._live: set[Connection] = set()
+        self._turning_away = 0
         self._of_each: Counter[str] = Counter()
 
     @property
@@ -136,8 +140,7 @@ class Gateway:
         principal = connection.access.principal
         over = self._too_many(principal)
         if over:
-            with connection.told() as story:
-                story.reason = over
+            await self._turn_away(connection, over)
             return
         self._live.add(connection)
         self._of_each[principal] += 1
@@ -154,6 +157,24 @@ class Gateway:
             self._of_each[principal] -= 1
             if not self._of_each[principal]:
                 del self._of_each[principal]
+
+    async def _turn_away(self, connection: Connection, why: str) -> None:
+        """With a word, if it is asked for in time and not too many others get theirs."""
+        if self._turning_away >= MOST_TURNED_AWAY:
+            with connection.told() as story:
+                story.reason = why
+            return
+        self._turning_away += 1
+        hint = "close some, or wait for others to end"
+        try:
+            with anyio.move_on_after(TURN_AWAY_SECONDS), flat():
+                await decline(
+                    connection, Refused(why, hint=hint, rule=TOO_MANY, status=503, socks=1, verdict="failed")
+                )
+        except ENDS:
+            pass  # it is in the record
+        finally:
+            self._turning_away -= 1
 
     def _too_many(self, principal: str) -> str:
         """Why one more is not taken, or an empty string. Nobody can take what all need."""

@@ -257,6 +257,11 @@ class Exchange:
         await self.send(h11.Response(status_code=200, headers=[], reason=b"Connection established"))
         return self._http.trailing_data[0]
 
+    async def decline(self, refused: Refused, story: Story) -> None:
+        """Refuse the first request, whatever it is."""
+        if await self._next() is not None:
+            await self.refuse(refused, story)
+
     async def refuse(self, refused: Refused, story: Story) -> None:
         """Tell the program, if it has not been told anything else."""
         if self.answered:
