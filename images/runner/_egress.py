@@ -31,6 +31,7 @@ MOST = 64
 PATIENCE = 3.0
 """Seconds for which somebody has waited and no tunnel has ended, after which who waits is told so."""
 PROXY_NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+NODE_OPTIONS = "--require=/opt/sandbox/proxy.js"
 TRUST_NAMES = (
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
@@ -67,7 +68,7 @@ class WayOut:
         found = dict.fromkeys(PROXY_NAMES, f"http://127.0.0.1:{self.port}")
         found["NO_PROXY"] = "localhost,127.0.0.1,::1"
         found.update({name.lower(): value for name, value in found.items()})
-        found["NODE_USE_ENV_PROXY"] = "1"
+        found["NODE_OPTIONS"] = NODE_OPTIONS
         if self.trusted:
             found.update(dict.fromkeys(TRUST_NAMES, self.trusted))
         return found

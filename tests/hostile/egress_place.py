@@ -46,7 +46,7 @@ async def open_egress(directory: Path) -> AsyncIterator[Egress]:
             for name, grant in grants().items()
             if name in ("python", "bash", "javascript")
         }
-        inside = {"python-inside": grants()["python"]}
+        inside = {f"{name}-inside": grants()[name] for name in ("python", "javascript")}
         few = replace(grants()["python"].profile, limits=SandboxLimits(open_files=120))
         out["python-few"] = replace(out["python"], profile=few)
         async with Manager(engine, out | inside, Sizing(warm=1), egress=world.gateway) as manager:
