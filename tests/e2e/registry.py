@@ -104,7 +104,7 @@ class Registry:
             "/simple/demo-wheel/": lambda: ("text/html", self._links(WHEEL)),
             "/simple/demo-source/": lambda: ("text/html", self._links(SDIST)),
             "/demo-npm": lambda: ("application/json", self._npm("demo-npm")),
-            "/@scope%2fdemo-npm": lambda: ("application/json", self._npm("@scope/demo-npm")),
+            "/@scope/demo-npm": lambda: ("application/json", self._npm("@scope/demo-npm")),
         }
         if path in pages:
             return "200 OK", *pages[path]()

@@ -286,5 +286,7 @@ async def test_a_start_whose_caller_goes_before_the_answer_leaves_no_process(
         assert not scope.cancelled_caught or running == []
         for process in running:
             await station.signal(process, "KILL")
-    left = await station.cell("import os; print(sum(open(f'/proc/{p}/cmdline').read().startswith('sleep') for p in os.listdir('/proc') if p.isdigit()))")
+    left = await station.cell(
+        "import os; print(sum(open(f'/proc/{p}/cmdline').read().startswith('sleep') for p in os.listdir('/proc') if p.isdigit()))"
+    )
     assert left.stdout.text == "0\n"

@@ -24,6 +24,7 @@ from tests.access.egress.world import World
 from tests.hostile.lab import Lab, grants
 
 PROFILE = "web"
+PACKAGES = ("demo-*", "@scope/*")
 
 
 @dataclass
@@ -43,7 +44,7 @@ async def open_egress(directory: Path, sizing: Sizing | None = None) -> AsyncIte
         world = World(tasks, directory)
         world.gateway.trust = sandbox_bundle(world.public.pem, world.authority)
         out = {
-            name: replace(grant, egress=PROFILE, ceiling=RunLimits(wall=60))
+            name: replace(grant, egress=PROFILE, ceiling=RunLimits(wall=60), packages=PACKAGES)
             for name, grant in grants().items()
             if name in ("python", "bash", "javascript")
         }
