@@ -95,6 +95,7 @@ async def open_outside(
             rules.limits,
             dialler=Dialler(resolver.resolve if resolver else None, listening=ports.listening),
             on_connection=rules.connected,
+            spend=rules.spend,
             secrets=secrets.get,
             authority=trust.authority,
             trust=trust.bundle,
@@ -127,7 +128,23 @@ def trust_of(settings: Settings, policy: Policy) -> Trust:
         for host in rule.hosts
         if host.startswith("@")
     )
+    _check_guarded(policy, indexes)
     return Trust(authority, bundle, server_context(extra), indexes.environment)
+
+
+def _check_guarded(policy: Policy, indexes: Indexes) -> None:
+    """Credentials that pip and npm on this host have go into no sandbox: the policy must say what to send."""
+    for name, profile in policy.file.egress.profiles.items():
+        named = {host for rule in profile.allow for host in rule.hosts}
+        for alias in named & indexes.known.keys():
+            for host in indexes.known[alias].guarded:
+                if not any(r.terminate and r.inject and {host, alias} & set(r.hosts) for r in profile.allow):
+                    raise ConfigError(
+                        f"egress.profiles.{name}: {alias} stands for {host}, for which pip or npm on this "
+                        "host has credentials; sandboxes are not given them",
+                        hint=f'put a rule before it: {{hosts: ["{host}"], terminate: true, inject: '
+                        '{Authorization: "secret://NAME"}}, or write the hosts of an index that wants none',
+                    )
 
 
 def _bundles(settings: Settings, named: str | None) -> Iterable[Path]:

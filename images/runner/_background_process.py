@@ -124,6 +124,8 @@ class Process:
             word, _, number = line.partition(b" ")
             if word == b"started":
                 self.pid = int(number)
+                if self.killed:
+                    self.kill()  # it was to be ended before it was there
             elif word == b"failed":
                 self.failed = int(number)
                 self._finish()

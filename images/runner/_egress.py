@@ -3,6 +3,8 @@
 The supervisor only carries bytes: whom a connection may reach is decided by the server at the other end of
 the wire. What a program can do to it is bounded here: one accept a turn of the loop, so many tunnels at once
 (one counts until the host has let go of it, too), and per tunnel no more bytes than there is credit for.
+Who comes when there are as many as may be waits for one to end, and if none does for `PATIENCE` is told so
+(`_refusal`).
 
 Listener and tunnels live as long as something that was granted them: a run, or a background process. Which of
 them has made a connection nobody can tell, so all in one sandbox are granted the same.
@@ -14,16 +16,22 @@ before the CLOSE of their run.
 """
 
 import os
+import select
 import socket
+import time
 
 import _files as files
 import _wire as wire
+from _refusal import Refusals
 from _tunnel import Tunnel
 
 BACKLOG = 32
 MOST = 64
 """Tunnels at once, whatever the host says: each takes two of the supervisor's descriptors."""
+PATIENCE = 3.0
+"""Seconds for which somebody has waited and no tunnel has ended, after which who waits is told so."""
 PROXY_NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+NODE_OPTIONS = "--require=/opt/sandbox/proxy.js"
 TRUST_NAMES = (
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
@@ -60,7 +68,7 @@ class WayOut:
         found = dict.fromkeys(PROXY_NAMES, f"http://127.0.0.1:{self.port}")
         found["NO_PROXY"] = "localhost,127.0.0.1,::1"
         found.update({name.lower(): value for name, value in found.items()})
-        found["NODE_USE_ENV_PROXY"] = "1"
+        found["NODE_OPTIONS"] = NODE_OPTIONS
         if self.trusted:
             found.update(dict.fromkeys(TRUST_NAMES, self.trusted))
         return found
@@ -81,6 +89,10 @@ class WayOut:
             return True
         return any(each.egress and not each.ended for each in self.supervisor.background.processes.values())
 
+    def patience(self):
+        """Seconds that the supervisor may wait, or None."""
+        return self.listener.patience() if self.listener is not None else None
+
     def number(self):
         """Of a new tunnel."""
         self.next_tunnel += 1
@@ -92,6 +104,8 @@ class Listener:
         self.supervisor = supervisor
         self.most = self.room = 0
         """As many tunnels at once as may be, and as there were when there was no room for one more."""
+        self.waiting_since = None
+        self.refusals = Refusals(supervisor)
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             self._listen()
@@ -112,31 +126,57 @@ class Listener:
         way_out.port = self.socket.getsockname()[1]
 
     def step(self):
-        """Listen as long as one more may be accepted; who comes then waits in the kernel's short queue."""
+        """Listen as long as one more may be accepted or refused; who comes then waits in the kernel's short
+        queue."""
+        self.refusals.step()
         if self.socket is None:
             return
         fd = self.socket.fileno()
-        may = len(self._tunnels()) < min(self.most, self.room) and not self.supervisor.congested
+        if not self._is_full():
+            self.waiting_since = None
+            may = not self.supervisor.congested
+        else:
+            may = self.waiting_since is None or self._refuses()
         if may and fd not in self.supervisor.readers:
             self.supervisor.on_readable(fd, self._on_readable)
         elif not may and fd in self.supervisor.readers:
             self.supervisor.ignore(fd)
 
+    def _is_full(self):
+        return len(self._tunnels()) >= min(self.most, self.room)
+
+    def _refuses(self):
+        late = self.waiting_since is not None and time.monotonic() >= self.waiting_since + PATIENCE
+        return late and self.refusals.may_begin
+
+    def patience(self):
+        waits = [self.refusals.patience()]
+        if self.waiting_since is not None and self.socket is not None:
+            until = self.waiting_since + PATIENCE
+            waits.append(until - time.monotonic() if until > time.monotonic() else None)
+        return min((each for each in waits if each is not None), default=None)
+
     def _tunnels(self):
         return [channel for channel in self.supervisor.channels.values() if isinstance(channel, Tunnel)]
 
     def _on_readable(self, _fd):
-        if len(self._tunnels()) >= min(self.most, self.room):
+        full = self._is_full()
+        if full and not self._refuses():
+            self.waiting_since = self.waiting_since or time.monotonic()
             self.step()
             return
         try:
             connection, _address = self.socket.accept()
         except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+            self.waiting_since = None
             return
         except OSError:
             self._has_no_room()
             return
         with connection:
+            if full:
+                self._refuse(connection)
+                return
             try:
                 tunnel = Tunnel(self.supervisor, self.supervisor.way_out.number(), connection)
             except OSError:
@@ -148,11 +188,23 @@ class Listener:
     def _has_no_room(self):
         """No memory or descriptors: who comes waits for a tunnel to end. Where there is none, a refusal is
         better than waiting for ever."""
+        self.waiting_since = None
         self.room = len(self._tunnels())
         if self.room:
             self.step()
         else:
             self._close_socket()
+
+    def _refuse(self, connection):
+        try:
+            self.refusals.begin(connection, min(self.most, self.room))
+        except OSError:
+            self.waiting_since = time.monotonic()  # not even for that: later
+            return
+        queue = select.poll()
+        queue.register(self.socket, select.POLLIN)
+        if not queue.poll(0):
+            self.waiting_since = None  # who comes next has its own time
 
     def _close_socket(self):
         if self.socket is not None:
@@ -162,6 +214,7 @@ class Listener:
 
     def close(self):
         self._close_socket()
+        self.refusals.close()
         for tunnel in self._tunnels():
             tunnel.close()
 

@@ -24,6 +24,7 @@ NO_SPACE = (b"No space left on device", b"File too large", b"ENOSPC", b"EFBIG")
 GIVEN = (
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT",
     "NODE_EXTRA_CA_CERTS", "PIP_INDEX_URL", "npm_config_registry", "npm_config_cafile",
+    "PIP_EXTRA_INDEX_URL",
 )  # fmt: skip
 
 
@@ -59,6 +60,7 @@ def call(argv):
 def environment():
     """The way out that the server gives, and no settings that a program has left in the workspace."""
     given = {name: os.environ[name] for name in GIVEN if name in os.environ}
+    given.update({name: value for name, value in os.environ.items() if name.startswith("npm_config_@")})
     return {
         **given,
         **{name.lower(): value for name, value in given.items() if name.endswith("_PROXY")},

@@ -86,6 +86,8 @@ class Supervisor(Loop):
         waits = [CPU_CHECK_MS] if self.run and self.run.needs_checks else []
         if (seconds := self.background.patience()) is not None:
             waits.append(int(seconds * 1000) + 1)
+        if (seconds := self.way_out.patience()) is not None:
+            waits.append(int(seconds * 1000) + 1)
         return min(waits, default=None)
 
     def _read_wire(self):

@@ -9,6 +9,7 @@ from sandbox_server.access.egress.models import Connect, ConnectionRecord
 from sandbox_server.enforcement.current import PROFILES_JOINED
 from sandbox_server.enforcement.gate import Gate
 from sandbox_server.errors import ConfigError, PolicyDenied
+from sandbox_server.execution.egress import EgressAccess
 from sandbox_server.guards.web import EgressGrant, EgressLimits
 from sandbox_server.policy.decision import Json, Principal, Request
 
@@ -52,10 +53,13 @@ class EgressRules:
             **{each.name: max(getattr(one, each.name) for one in found) for each in fields(EgressLimits)}
         )
 
+    def spend(self, access: EgressAccess, count: int) -> str:
+        """Before they go on, so that many connections at once are over a quota by nothing. Raises Busy."""
+        quota = self._gate.current.effective(access.who).quotas
+        return self._gate.quotas.spend_bytes(access.principal, quota, count)
+
     def connected(self, record: ConnectionRecord) -> None:
-        """After its end: counted, and recorded."""
-        quota = self._gate.current.effective(record.who).quotas
-        self._gate.quotas.charge_bytes(record.principal, quota, record.bytes_out)
+        """After its end: recorded."""
         told = {each.name: getattr(record, each.name) for each in fields(record) if each.name != "who"}
         who = record.who if isinstance(record.who, Principal) else Principal(record.principal)
         told["principal"] = {"iss": who.iss, "sub": who.sub, "client_id": who.client_id}

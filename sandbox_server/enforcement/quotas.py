@@ -103,11 +103,14 @@ class Quotas:
             wait = self._buckets.wait((principal, "egress_bytes"), _rate(limit))
             self._settle(wait, "egress_bytes", limit)
 
-    def charge_bytes(self, principal: str, quota: Quota, count: int) -> None:
-        """What went through a connection, after its end."""
+    def spend_bytes(self, principal: str, quota: Quota, count: int) -> str:
+        """Counts them, there or not. What limits them, if they are more than there were."""
         limit = quota.get("egress_bytes")
-        if limit is not None and limit.value > 0:
-            self._buckets.charge((principal, "egress_bytes"), _rate(limit), count)
+        if limit is None:
+            return ""
+        key, rate = (principal, "egress_bytes"), _rate(limit)
+        self._buckets.charge(key, rate, count)
+        return limit.source if self._buckets.wait(key, rate, 0) > 0 else ""
 
     def _settle(self, wait: float, kind: str, limit: Limit) -> None:
         if wait == 0.0:

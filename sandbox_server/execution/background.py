@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import anyio
 from pydantic import Field
 
+from sandbox_server import wire
 from sandbox_server.errors import (
     Busy,
     InvalidRequest,
@@ -39,7 +41,11 @@ from sandbox_server.text import make_visible
 
 OnUsed = Callable[[str, object, float], None]
 """A principal, who it is (`Caller.who`), and CPU seconds that its background processes have used."""
+
+_log = logging.getLogger(__name__)
+
 SECONDS = 10.0
+END_SECONDS = 2.0
 MOST = 16
 """In one session at once; the runner's number, for the message."""
 
@@ -197,7 +203,7 @@ class _Processes:
                 report = parse(AllReport, await self._ask("list"))
                 return self._read(report.cpu_us, [each.view() for each in report.processes]), None
             case models.StartProcess():
-                return await self._poll(await self._start(operation), operation.wanted)
+                return await self._start(operation)
             case models.PollProcess(process=process):
                 return await self._poll(process, operation.wanted)
             case models.WriteProcess(process=process):
@@ -208,18 +214,40 @@ class _Processes:
                 await self._ask("signal", id=process, number=int(Signals[f"SIG{operation.signal}"]))
                 return await self._poll(process, operation.wanted, until="end")
 
-    async def _start(self, operation: models.StartProcess) -> str:
+    async def _start(
+        self, operation: models.StartProcess
+    ) -> tuple[tuple[models.ProcessView, ...], models.ProcessOutput]:
+        """One whose caller is gone before the answer is ended: nobody was told that it is there."""
+        start = Transfer(await self._start_request(operation))
+        try:
+            started = parse(OneReport, await self._carry_out(start, SECONDS))
+            self._read(started.cpu_us, [started.process.view()])
+            return await self._poll(started.process.id, operation.wanted)
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self._undo(start)
+            raise
+
+    async def _undo(self, start: Transfer) -> None:
+        """The runner may have started it just before it heard that nobody wants it any more."""
+        try:
+            if start.close is not None and start.close.json().get("ok") is True:
+                process = parse(OneReport, start.close.json()).process.id
+                await self._ask("signal", id=process, number=9)
+                await self._poll(process, models.Wanted(wait=END_SECONDS), until="end")
+        except wire.WireError:
+            await self._sandbox.destroy()
+        except SandboxServerError as error:
+            _log.info("a process that nobody wants any more: %s", error.message)
+
+    async def _start_request(self, operation: models.StartProcess) -> dict[str, Any]:
         cwd, environment = readable_path(operation.cwd), dict(operation.env)
         egress = None
         if self._outlet is not None:
             tunnels = await self._sandbox.way_out.open(self._outlet, self._sandbox, lasting=True)
             egress = {"tunnels": tunnels, "env": dict(self._outlet.environment)}
-        report = await self._ask(
-            "start", command=list(operation.command), cwd=cwd, env=environment, egress=egress
-        )
-        started = parse(OneReport, report)
-        self._read(started.cpu_us, [started.process.view()])
-        return started.process.id
+        request = {"op": "process", "do": "start", "command": list(operation.command)}
+        return {**request, "cwd": cwd, "env": environment, "egress": egress}
 
     def _read(self, cpu_us: int, views: list[models.ProcessView]) -> tuple[models.ProcessView, ...]:
         self._sandbox.meter.read(cpu_us, views)

@@ -60,6 +60,10 @@ class EgressGrant:
     """As in `WebGrant`."""
 
 
+MOST_TUNNELS = 64
+"""Of one sandbox at once: its runner takes no more."""
+
+
 @dataclass(frozen=True, slots=True)
 class EgressLimits:
     """Of one sandbox's profile: bytes over all its connections, seconds, and tunnels at once."""

@@ -269,3 +269,24 @@ async def test_bash_and_node_keep_their_state_beside_one(station: Station) -> No
     result = await station.cell("echo $y", "python-bash")
     assert (result.stdout.text, result.session.state) == ("43\n", "kept")
     assert (await station.view(ticker)).running
+
+
+@pytest.mark.parametrize("wait", [0.0, 30.0])
+async def test_a_start_whose_caller_goes_before_the_answer_leaves_no_process(
+    station: Station, wait: float
+) -> None:
+    """At whatever moment: before the runner has heard of it, while it starts, and while its output is waited for."""
+    await station.cell("1")
+    for number in range(12):
+        with anyio.move_on_after(number * 0.004 if not wait else 0.1 * (number % 3)) as scope:
+            await station.start("sleep", "1000", wait=wait)
+            assert not wait
+        listed = (await station.do(models.ListProcesses())).processes
+        running = [each.id for each in listed if each.running]
+        assert not scope.cancelled_caught or running == []
+        for process in running:
+            await station.signal(process, "KILL")
+    left = await station.cell(
+        "import os; print(sum(open(f'/proc/{p}/cmdline').read().startswith('sleep') for p in os.listdir('/proc') if p.isdigit()))"
+    )
+    assert left.stdout.text == "0\n"

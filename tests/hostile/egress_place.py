@@ -17,12 +17,14 @@ from sandbox_server.engines.docker.images import open_images
 from sandbox_server.engines.profile import SandboxLimits
 from sandbox_server.execution.grants import Sizing
 from sandbox_server.execution.manager import Manager
+from sandbox_server.execution.models import RunLimits
 from sandbox_server.images.build import build
 from sandbox_server.images.recipes import DEFAULT, tag_of
 from tests.access.egress.world import World
 from tests.hostile.lab import Lab, grants
 
 PROFILE = "web"
+PACKAGES = ("demo-*", "@scope/*")
 
 
 @dataclass
@@ -32,7 +34,7 @@ class Egress:
 
 
 @asynccontextmanager
-async def open_egress(directory: Path) -> AsyncIterator[Egress]:
+async def open_egress(directory: Path, sizing: Sizing | None = None) -> AsyncIterator[Egress]:
     async with open_images() as images:
         await build(images, DEFAULT, report=lambda _: None)
     instance = f"egress{uuid4().hex[:12]}"
@@ -42,14 +44,14 @@ async def open_egress(directory: Path) -> AsyncIterator[Egress]:
         world = World(tasks, directory)
         world.gateway.trust = sandbox_bundle(world.public.pem, world.authority)
         out = {
-            name: replace(grant, egress=PROFILE)
+            name: replace(grant, egress=PROFILE, ceiling=RunLimits(wall=60), packages=PACKAGES)
             for name, grant in grants().items()
             if name in ("python", "bash", "javascript")
         }
-        inside = {"python-inside": grants()["python"]}
+        inside = {f"{name}-inside": grants()[name] for name in ("python", "javascript")}
         few = replace(grants()["python"].profile, limits=SandboxLimits(open_files=120))
         out["python-few"] = replace(out["python"], profile=few)
-        async with Manager(engine, out | inside, Sizing(warm=1), egress=world.gateway) as manager:
+        async with Manager(engine, out | inside, sizing or Sizing(warm=1), egress=world.gateway) as manager:
             lab = Lab(manager, instance)
             yield Egress(lab, world)
         tasks.cancel_scope.cancel()

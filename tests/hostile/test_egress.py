@@ -229,6 +229,37 @@ print(made > 500)
     await egress.lab.until(lambda: egress.world.gateway.connections == 0)
 
 
+async def test_a_connection_more_than_the_profile_has_is_refused_in_words(egress: Egress) -> None:
+    """E15: not at once, for one of the others may end; then in HTTP's words or in those of SOCKS."""
+    origin = await egress.world.origin(handler=echo)
+    egress.world.allow(SITE, origin.port, opaque=True)
+    egress.world.limits = EgressLimits(tunnels=3)
+    code = f"""
+import threading
+held = [socket.create_connection(proxy()) for _ in range(3)]
+for s in held:
+    s.sendall(b"CONNECT {SITE}:{origin.port} HTTP/1.0\\r\\n\\r\\n"); s.recv(12)
+threading.Timer(0.5, lambda: held.pop().close()).start()
+print(talk(b"CONNECT nowhere.example.com:443 HTTP/1.0\\r\\n\\r\\n")[:12].decode())
+held.append(socket.create_connection(proxy()))
+held[-1].sendall(b"CONNECT {SITE}:{origin.port} HTTP/1.0\\r\\n\\r\\n"); held[-1].recv(12)
+begin = time.monotonic()
+print(*fetch("https://{SITE}/"))
+print(fetch("http://{SITE}/"))
+print(4 < time.monotonic() - begin < 10)
+with socket.create_connection(proxy()) as s:
+    s.sendall(b"\\5\\1\\0"); print(s.recv(2))
+    s.sendall(b"\\5\\1\\0\\3\\1x\\1\\xbb"); print(s.recv(10)[:2])
+held.pop().close()
+print(talk(b"CONNECT nowhere.example.com:443 HTTP/1.0\\r\\n\\r\\n")[:12].decode())
+"""
+    first, https, http, late, greeting, reply, after = await answers(egress, code)
+    assert (first, after) == ("HTTP/1.1 403", "HTTP/1.1 403")
+    assert "503 Too many connections (sandbox egress): this sandbox has 3 connections open" in https
+    assert http.startswith('(503, \'{"error": "egress_failed", "rule": "limit.tunnels"')
+    assert (late, greeting, reply) == ("True", "b'\\x05\\x00'", "b'\\x05\\x01'")
+
+
 async def test_a_program_that_reads_nothing_holds_up_its_own_tunnel_only(egress: Egress) -> None:
     async def pour(stream: anyio.abc.ByteStream) -> None:
         while True:

@@ -15,6 +15,7 @@ _REASONS = {
     408: "Timeout",
     431: "Too Large",
     501: "Not Implemented",
+    503: "Busy",
     502: "Bad Gateway",
     504: "Timeout",
 }

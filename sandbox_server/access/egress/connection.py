@@ -84,6 +84,7 @@ class Connection:
         if self.story is not None:
             self.story.rule, self.story.verdict, self.story.pattern = grant.rule, "allowed", grant.host
         self.current = (connect, grant)
+        self.client.granted = True
         return grant
 
     async def dial(self, host: str, port: int, grant: EgressGrant) -> ByteStream:

@@ -6,6 +6,7 @@ import logging
 import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 import anyio
@@ -22,11 +23,12 @@ from sandbox_server.access.egress.models import (
     OnConnection,
     Refused,
     Secrets,
+    Spend,
 )
-from sandbox_server.access.egress.protocols import speak
+from sandbox_server.access.egress.protocols import decline, speak
 from sandbox_server.access.egress.streams import ENDS, Client, Meter, flat
 from sandbox_server.access.egress.trust import server_context
-from sandbox_server.errors import ConfigError, PolicyDenied
+from sandbox_server.errors import ConfigError, PolicyDenied, QuotaExceeded
 from sandbox_server.execution.egress import EgressAccess
 from sandbox_server.guards.web import EgressGrant, EgressLimits
 
@@ -36,6 +38,9 @@ Limits = Callable[[str], EgressLimits]
 """Of a profile, as they are now. Raises ConfigError if there is none of that name."""
 MOST_CONNECTIONS = 1024
 MOST_OF_EACH = MOST_CONNECTIONS // 4
+MOST_TURNED_AWAY = 64
+TURN_AWAY_SECONDS = 2.0
+TOO_MANY = "floor.connections"
 
 
 def no_secrets(name: str) -> str:
@@ -48,7 +53,7 @@ class Gateway:
     `judge` and `limits` are asked anew for every connection, so a reload of the policy needs no more than
     `recheck`. `trust` is what sandboxes are given to trust, `tls` checks the servers behind hosts that are
     terminated, by `authority`. `environment` is what programs are told besides, `cache` keeps what rules
-    that terminate let it keep.
+    that terminate let it keep, `spend` counts what programs send.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Gateway:
         *,
         dialler: Dialler | None = None,
         on_connection: OnConnection = lambda record: None,
+        spend: Spend = lambda access, count: "",
         secrets: Secrets = no_secrets,
         authority: Authority | None = None,
         trust: bytes = b"",
@@ -77,9 +83,11 @@ class Gateway:
         self.environment = environment
         self.cache = cache
         self._on_connection = on_connection
+        self._spend = spend
         self._most = most
         self._most_of_each = most_of_each
         self._live: set[Connection] = set()
+        self._turning_away = 0
         self._of_each: Counter[str] = Counter()
 
     @property
@@ -97,11 +105,22 @@ class Gateway:
             return self._judge(connect)
         except PolicyDenied as error:
             raise denied(error) from None
+        except QuotaExceeded as error:
+            wait = f"wait {error.retry_after:g} s, or ask the operator for more"
+            raise Refused(error.message, rule=error.rule, hint=wait) from None
         except Exception:
             _log.exception("the policy could not judge a connection: it is denied")
             raise Refused(
                 "the policy could not be evaluated", rule="floor.error", hint="tell the operator"
             ) from None
+
+    def spend(self, access: EgressAccess, count: int) -> str:
+        """As `Spend`; what can't be counted is over it."""
+        try:
+            return self._spend(access, count)
+        except Exception:
+            _log.exception("bytes out of a sandbox could not be counted: its connection is closed")
+            return "floor.error"
 
     def recheck(self) -> int:
         """Close what the rules as they are now do not allow. Returns how many were closed."""
@@ -121,8 +140,7 @@ class Gateway:
         principal = connection.access.principal
         over = self._too_many(principal)
         if over:
-            with connection.told() as story:
-                story.reason = over
+            await self._turn_away(connection, over)
             return
         self._live.add(connection)
         self._of_each[principal] += 1
@@ -140,6 +158,24 @@ class Gateway:
             self._of_each[principal] -= 1
             if not self._of_each[principal]:
                 del self._of_each[principal]
+
+    async def _turn_away(self, connection: Connection, why: str) -> None:
+        """With a word, if it is asked for in time and not too many others get theirs."""
+        if self._turning_away >= MOST_TURNED_AWAY:
+            with connection.told() as story:
+                story.reason = why
+            return
+        self._turning_away += 1
+        hint = "close some, or wait for others to end"
+        try:
+            with anyio.move_on_after(TURN_AWAY_SECONDS), flat():
+                await decline(
+                    connection, Refused(why, hint=hint, rule=TOO_MANY, status=503, socks=1, verdict="failed")
+                )
+        except ENDS:
+            pass  # it is in the record
+        finally:
+            self._turning_away -= 1
 
     def _too_many(self, principal: str) -> str:
         """Why one more is not taken, or an empty string. Nobody can take what all need."""
@@ -179,5 +215,5 @@ class SandboxOutlet:
             limits = self._gateway.limits(self._access.profile)
         except ConfigError:
             return  # a reload has taken the profile away
-        client = Client(tunnel, self.meter, limits)
+        client = Client(tunnel, self.meter, limits, partial(self._gateway.spend, self._access))
         await self._gateway.serve(Connection(self._gateway, self._access, client, limits))

@@ -1,5 +1,5 @@
 """What `@python-index` and `@npm-index` stand for on this host: pip and npm are asked, who know their
-defaults.
+defaults, further indexes and registries of scopes.
 
 An index names the files of packages by URL, often on another host. Which one that is, is asked too, of the
 index by way of its own client, and remembered for a day.
@@ -10,39 +10,32 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
-import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, Final
 
-from sandbox_server.guards.urls import UrlRefused, parse_url
+from sandbox_server.access.egress.package_tools import Ask, PackageTools, has_credentials, host_of, plain
 
 _log = logging.getLogger(__name__)
 
 PYTHON, NPM = "@python-index", "@npm-index"
 FILE: Final = "egress-indexes.json"
 _REMEMBERED: Final = 24 * 3600.0
-_SECONDS: Final = 60.0
-_MOST: Final = 4 * 1024**2
-_DEFAULT: Final = re.compile(r"--index-url <url>.{1,200}?\(default:? ([^\s)]+)\)", re.DOTALL)
-
-Ask = Callable[[Sequence[str], Mapping[str, str]], str]
-"""What a command says on stdout. Raises OSError or ValueError."""
+_EXTRA: Final = "PIP_EXTRA_INDEX_URL"
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """`url` without credentials. `hosts` as rules name them, the index's own first."""
+    """`url` without credentials, which this host has for what is `guarded`. `hosts` as rules name them, the
+    index's own first. `more` is what a sandbox is told of further indexes."""
 
     url: str
     hosts: tuple[str, ...]
+    more: Mapping[str, str] = field(default_factory=dict)
+    guarded: tuple[str, ...] = ()
 
 
 class Indexes:
@@ -50,95 +43,114 @@ class Indexes:
 
     def __init__(self, directory: Path, *, ask: Ask | None = None) -> None:
         self._file = directory / FILE
-        self._ask = ask or _run
+        self._tools = PackageTools(ask)
         self.known: dict[str, Index] = {}
 
     @property
     def environment(self) -> Mapping[str, str]:
         """What tells pip and npm in a sandbox of the indexes that were resolved."""
         names = {PYTHON: "PIP_INDEX_URL", NPM: "npm_config_registry"}
-        return {names[alias]: index.url for alias, index in self.known.items()}
+        found = {names[alias]: index.url for alias, index in self.known.items()}
+        for index in self.known.values():
+            found.update(index.more)
+        return found
 
     def resolve(self, alias: str) -> tuple[str, ...]:
         """The hosts of an alias. Raises ValueError if nobody here knows."""
-        url = self._python_url() if alias == PYTHON else self._npm_url()
-        own = _host(url)
-        found = self._remembered(alias, url) or self._discovered(alias, url)
-        index = self.known[alias] = Index(url, tuple(dict.fromkeys((own, *found))))
+        said = self._tools.python_index() if alias == PYTHON else self._tools.npm_registry()
+        url, further = plain(said), self._further(alias)
+        entry = self._entry(alias)
+        files, at = self._remembered(entry, url) or self._discovered(alias, url)
+        own = (host_of(url), *(host_of(each) for each in further.values()))
+        index = Index(
+            url,
+            tuple(dict.fromkeys((*own, *files))),
+            _told(alias, further),
+            self._guarded(alias, (said, *further.values())),
+        )
+        self.known[alias] = index
+        self._remember(alias, entry, {**_written(index), "files": list(files), "at": at})
         return index.hosts
 
     def recall(self, aliases: Iterable[str]) -> None:
         """What was last resolved, without asking anybody."""
         for alias in aliases:
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                entry = json.loads(self._file.read_text(encoding="utf-8"))[alias]
-                self.known[alias] = Index(_plain(entry["url"]), tuple(entry["hosts"]))
+            entry = self._entry(alias)
+            with suppress(ValueError, KeyError, TypeError, AttributeError):
+                self.known[alias] = Index(
+                    plain(entry["url"]),
+                    tuple(entry["hosts"]),
+                    {str(name): str(value) for name, value in entry["more"].items()},
+                    tuple(entry["guarded"]),
+                )
 
-    # --- where the index is
+    # --- where the indexes are
 
-    def _python_url(self) -> str:
-        # Its help shows what holds by its configuration, and by default, without passwords.
-        text = self._say([*_pip(), "install", "--help"], COLUMNS="1000")
-        found = _DEFAULT.search(text)
-        if found is None:
-            raise ValueError(
-                "pip on this host does not say which index it uses: write the index's host instead"
-            )
-        return _plain(found[1])
-
-    def _npm_url(self) -> str:
-        return _plain(self._say([_npm(), "config", "get", "registry"]).strip())
-
-    # --- where its files are
-
-    def _discovered(self, alias: str, url: str) -> tuple[str, ...]:
+    def _further(self, alias: str) -> dict[str, str]:
+        """URLs, by scope or number. Those that no sandbox could reach are left out."""
         try:
-            found = self._python_files() if alias == PYTHON else self._npm_files()
+            if alias == PYTHON:
+                found = {str(number): url for number, url in enumerate(self._tools.python_extras())}
+            else:
+                found = self._tools.npm_scopes()
+        except ValueError as error:
+            _log.warning("%s: further indexes could not be asked for, none is allowed: %s", alias, error)
+            return {}
+        usable = {}
+        for name, url in found.items():
+            try:
+                host_of(url)
+                usable[name] = url
+            except ValueError:
+                _log.warning("%s: a further index of this host is no http or https URL: left out", alias)
+        return usable
+
+    def _guarded(self, alias: str, urls: Iterable[str]) -> tuple[str, ...]:
+        """Those that this host has credentials for."""
+        logins: tuple[str, ...] = ()
+        if alias == NPM:
+            with suppress(ValueError):
+                logins = tuple(host_of(f"https://{host}") for host in self._tools.npm_guarded())
+        return tuple(
+            dict.fromkeys(host_of(url) for url in urls if has_credentials(url) or host_of(url) in logins)
+        )
+
+    # --- where their files are
+
+    def _discovered(self, alias: str, url: str) -> tuple[tuple[str, ...], float]:
+        try:
+            urls = self._tools.python_files() if alias == PYTHON else self._tools.npm_files()
+            return tuple(host_of(each) for each in urls), time.time()
         except ValueError as error:
             _log.warning(
                 "%s: where its files are could not be asked, only %s is allowed: %s", alias, url, error
             )
-            self._remember(alias, url, (), 0.0)
-            return ()
-        self._remember(alias, url, found, time.time())
-        return found
-
-    def _python_files(self) -> tuple[str, ...]:
-        command = [
-            *_pip(), "install", "--dry-run", "--quiet", "--ignore-installed", "--no-deps", "--no-input",
-            "--only-binary", ":all:", "--disable-pip-version-check", "--report", "-", "pip",
-        ]  # fmt: skip
-        try:
-            report = json.loads(self._say(command, PIP_FIND_LINKS=""))
-            urls = [str(each["download_info"]["url"]) for each in report["install"]]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"pip's report is not understood: {error!r}") from None
-        return tuple(_host(url) for url in urls if url.startswith(("http:", "https:")))
-
-    def _npm_files(self) -> tuple[str, ...]:
-        return (_host(self._say([_npm(), "view", "npm", "dist.tarball"]).strip()),)
-
-    def _say(self, command: Sequence[str], **environment: str) -> str:
-        try:
-            return self._ask(command, environment)
-        except (OSError, subprocess.SubprocessError) as error:
-            raise ValueError(f"{Path(command[0]).name} failed on this host: {error}") from None
+            return (), 0.0
 
     # --- what was found
 
-    def _remembered(self, alias: str, url: str) -> tuple[str, ...]:
-        try:
+    def _entry(self, alias: str) -> dict[str, Any]:
+        with suppress(OSError, ValueError, KeyError, TypeError):
             entry = json.loads(self._file.read_text(encoding="utf-8"))[alias]
-            fresh = entry["url"] == url and 0 <= time.time() - entry["at"] < _REMEMBERED
-            return tuple(_host(f"https://{host}") for host in entry["hosts"]) if fresh else ()
-        except (OSError, ValueError, KeyError, TypeError):
-            return ()
+            if isinstance(entry, dict):
+                return entry
+        return {}
 
-    def _remember(self, alias: str, url: str, hosts: tuple[str, ...], at: float) -> None:
+    def _remembered(self, entry: Mapping[str, Any], url: str) -> tuple[tuple[str, ...], float] | None:
+        try:
+            fresh = entry["url"] == url and 0 <= time.time() - entry["at"] < _REMEMBERED
+            files = tuple(host_of(f"https://{host}") for host in entry["files"])
+            return (files, float(entry["at"])) if fresh else None
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def _remember(self, alias: str, before: Mapping[str, object], entry: Mapping[str, object]) -> None:
+        if before == entry:
+            return
         entries = {}
         with suppress(OSError, ValueError):
             entries = json.loads(self._file.read_text(encoding="utf-8"))
-        entries[alias] = {"url": url, "hosts": hosts, "at": at}
+        entries[alias] = entry
         fresh = self._file.with_name(f".{self._file.name}.{os.getpid()}")
         with suppress(OSError):
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -146,53 +158,16 @@ class Indexes:
             fresh.replace(self._file)
 
 
-def _pip() -> list[str]:
-    """The one beside this server, or the one in the path."""
-    try:
-        import pip  # noqa: F401
-
-        return [sys.executable, "-m", "pip"]
-    except ImportError:
-        pass
-    found = shutil.which("pip") or shutil.which("pip3")
-    if found is None:
-        raise ValueError("pip is not on this host: write the index's host instead")
-    return [found]
+def _told(alias: str, further: Mapping[str, str]) -> dict[str, str]:
+    if alias == PYTHON:
+        return {_EXTRA: " ".join(plain(url) for url in further.values())} if further else {}
+    return {f"npm_config_{scope}:registry": plain(url) for scope, url in further.items()}
 
 
-def _npm() -> str:
-    found = shutil.which("npm")
-    if found is None:
-        raise ValueError("npm is not on this host: write the registry's host instead")
-    return found
-
-
-def _run(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    ended = subprocess.run(
-        command,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=_SECONDS,
-        check=False,
-    )
-    if ended.returncode != 0:
-        raise OSError(ended.stderr.decode(errors="replace").strip()[-300:] or f"status {ended.returncode}")
-    return ended.stdout[:_MOST].decode(errors="replace")
-
-
-def _plain(url: str) -> str:
-    """Without credentials, which sandboxes must not have: a rule can `inject` them."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("the index of this host is no http or https URL: write the index's host instead")
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
-
-
-def _host(url: str) -> str:
-    """As a rule names it. Raises ValueError."""
-    try:
-        found = parse_url(_plain(url))
-    except UrlRefused as error:
-        raise ValueError(f"an index's address is not understood: {error}") from None
-    return found.host if (found.scheme, found.port) == ("https", 443) else f"{found.host}:{found.port}"
+def _written(index: Index) -> dict[str, Any]:
+    return {
+        "url": index.url,
+        "hosts": list(index.hosts),
+        "more": dict(index.more),
+        "guarded": list(index.guarded),
+    }

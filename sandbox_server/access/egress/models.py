@@ -8,6 +8,7 @@ from typing import Literal
 
 from anyio.abc import ByteStream
 
+from sandbox_server.execution.egress import EgressAccess
 from sandbox_server.guards.addresses import IPAddress
 from sandbox_server.guards.web import EgressGrant
 
@@ -47,6 +48,9 @@ Secrets = Callable[[str], str]
 """The value of a secret. Raises ConfigError if there is none of that name."""
 
 Addresses = Callable[[], Iterable[IPAddress]]
+
+Spend = Callable[[EgressAccess, int], str]
+"""Counts what a program has sent, before it goes on. The limit that it is over, or an empty string."""
 
 
 @dataclass(frozen=True, slots=True)

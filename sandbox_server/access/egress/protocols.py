@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 import h11
@@ -37,6 +37,22 @@ async def speak(connection: Connection) -> None:
         await _speak_socks(connection)
     else:
         await _speak_http(connection)
+
+
+async def decline(connection: Connection, refused: Refused) -> None:
+    """Tell a program, in what it speaks, that its connection is not taken. Nothing it asks for is judged."""
+    client = connection.client
+    client.answering = True
+    with connection.told() as story:
+        story.reason = refused.message
+        first = await client.receive(1)
+        client.unread(first)
+        if first[0] != socks.VERSION:
+            await Exchange(connection, client).decline(refused, story)
+            return
+        with suppress(Refused):
+            await socks.handshake(client)
+        await socks.reply(client, refused.socks)
 
 
 async def _speak_socks(connection: Connection) -> None:

@@ -6,6 +6,7 @@ of its own to the server: no answer can be taken for another's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +29,11 @@ from sandbox_server.guards.web import EgressGrant
 MAX_HEAD = 64 * 1024
 MOST_INTERIM = 8
 TLS_SECONDS = 10.0
+_SCOPED = re.compile(
+    r"^((?:http://[^/?#@]+)?/(?:[^?#]*/)?@[a-z0-9~-][a-z0-9._~-]*)%2f(?=[a-z0-9~-][a-z0-9._~-]*(?:\?|$))",
+    re.IGNORECASE,
+)
+"""How npm asks for a package of a scope. Judged and sent is what it means, with a slash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +167,7 @@ class Exchange:
 
     def _url(self, request: h11.Request) -> Url:
         """Where the request goes, by one strict parser. Raises Refused."""
-        target = request.target.decode("ascii", errors="replace")
+        target = _SCOPED.sub(r"\1/", request.target.decode("ascii", errors="replace"))
         hosts = heads.values(request.headers, b"host")
         try:
             if self._target is None:
@@ -256,6 +262,11 @@ class Exchange:
         """Say yes to CONNECT. Returns what came after its head."""
         await self.send(h11.Response(status_code=200, headers=[], reason=b"Connection established"))
         return self._http.trailing_data[0]
+
+    async def decline(self, refused: Refused, story: Story) -> None:
+        """Refuse the first request, whatever it is."""
+        if await self._next() is not None:
+            await self.refuse(refused, story)
 
     async def refuse(self, refused: Refused, story: Story) -> None:
         """Tell the program, if it has not been told anything else."""

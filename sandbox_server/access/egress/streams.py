@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -52,16 +52,21 @@ class Meter:
 class Client(ByteStream):
     """Wraps a tunnel. `moved` is when a byte last went either way, by the monotonic clock."""
 
-    def __init__(self, tunnel: ByteStream, meter: Meter, limits: EgressLimits) -> None:
+    def __init__(
+        self, tunnel: ByteStream, meter: Meter, limits: EgressLimits, spend: Callable[[int], str]
+    ) -> None:
         self._tunnel = tunnel
         self._meter = meter
         self._limits = limits
+        self._spend = spend
         self._again = bytearray()
         self.bytes_out = 0
         self.bytes_in = 0
         self.moved = time.monotonic()
         self.answering = bool(meter.used_up(limits))
         """A refusal may be told even when nothing is left."""
+        self.granted = False
+        """Something was allowed: what comes now goes on. Before, whoever judges looks at the quota."""
 
     def count_cached(self) -> None:
         self._meter.cached += 1
@@ -87,6 +92,9 @@ class Client(ByteStream):
         self._meter.bytes_out += len(data)
         if self._meter.bytes_out > self._limits.bytes_out and not self.answering:
             raise CapReached("bytes_out")
+        over = self._spend(len(data))
+        if over and self.granted and not self.answering:
+            raise CapReached(over)
         return data
 
     async def exactly(self, count: int) -> bytes:

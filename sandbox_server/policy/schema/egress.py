@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from sandbox_server.guards.web import EgressLimits
+from sandbox_server.guards.web import MOST_TUNNELS, EgressLimits
 from sandbox_server.policy.schema.base import AllowRule, Bytes, Duration, Name, Rule, SecretRef, Strict
 from sandbox_server.policy.schema.web import HeaderName, Method, NetworkText, PathText, Port, _host
 
@@ -61,7 +61,7 @@ class EgressProfile(Strict):
     deny: tuple[Annotated[EgressDeny, BeforeValidator(_entry)], ...] = ()
     bytes_out: Bytes = _LIMITS.bytes_out
     bytes_in: Bytes = _LIMITS.bytes_in
-    tunnels: Annotated[int, Field(ge=0, le=10_000)] = _LIMITS.tunnels
+    tunnels: Annotated[int, Field(ge=0, le=MOST_TUNNELS)] = _LIMITS.tunnels
     idle: Life = _LIMITS.idle
     total: Life = _LIMITS.total
 

@@ -67,6 +67,12 @@ async def test_an_npm_package_is_installed_and_found_by_require_and_import(
     assert result.packages.installed == (("left-pad", "1.3.0"),)
 
 
+async def test_an_npm_package_of_a_scope_is_installed(place: Place) -> None:
+    code = "console.log(require('@types/ms/package.json').name)"
+    result = await place.run(code, "@types/ms", language="javascript")
+    assert (result.outcome, result.stdout.text) == ("ok", "@types/ms\n"), result.stderr.text
+
+
 async def test_in_a_session_packages_stay_for_the_next_call(place: Place, connection: str) -> None:
     await place.run("x = 1", connection=connection)
     result = await place.run("import six; print(x, six.__version__)", "six==1.17.0", connection=connection)

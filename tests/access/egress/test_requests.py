@@ -37,6 +37,38 @@ async def test_a_request_reaches_its_server_in_origin_form(world: World) -> None
     assert (world.asked[0].scheme, world.asked[0].method, world.asked[0].path) == ("http", "GET", "/a~b")
 
 
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("/@types%2fnode", "/@types/node"),
+        ("/npm/x/@types%2Fnode?write=true", "/npm/x/@types/node"),
+        ("/@types%2f..", None),
+        ("/@..%2fsecret", None),
+        ("/@a%2fb%2fc", None),
+        ("/@a%2fb/c", None),
+        ("/a%2fb", None),
+        ("/?/@a%2fb", "/"),
+    ],
+)
+async def test_a_scope_in_npms_spelling_is_judged_and_sent_with_a_slash_and_nothing_else_is(
+    world: World, asked: str, meant: str | None
+) -> None:
+    base, _ = await site(world)
+    answer = await world.get(base + asked)
+    assert status(answer) == (403 if meant is None else 200)
+    assert [each.path for each in world.asked] == ([] if meant is None else [meant])
+    assert [data.split()[1].split(b"?")[0].decode() for data in seen(world)] == (
+        [] if meant is None else [meant]
+    )
+
+
+async def test_a_scope_is_no_way_round_a_rule_for_paths_or_into_another_host(world: World) -> None:
+    base, port = await site(world)
+    assert status(await world.get(f"{base}/secret/@a%2fb")) == 403
+    assert status(await world.get(f"http://@{SITE}:{port}%2fb")) == 403
+    assert seen(world) == []
+
+
 async def test_method_and_path_are_judged(world: World) -> None:
     """E2, E7."""
     base, _ = await site(world)

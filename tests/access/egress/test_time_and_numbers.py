@@ -11,7 +11,7 @@ from ipaddress import ip_address
 import anyio
 import pytest
 
-from sandbox_server.access.egress import connection, dial
+from sandbox_server.access.egress import connection, dial, gateway
 from sandbox_server.access.egress.models import Refused
 from sandbox_server.execution.egress import EgressAccess
 from sandbox_server.guards.addresses import IPAddress
@@ -140,15 +140,39 @@ async def test_a_thousand_tunnels_take_little_memory_and_leave_none(world: World
         tracemalloc.stop()
 
 
-async def test_more_connections_than_the_server_takes_are_closed_at_once(world: World) -> None:
+async def test_more_connections_than_the_server_takes_are_told_so_in_their_own_words(world: World) -> None:
     origin = await world.origin(handler=echo)
     world.allow(SITE, origin.port, opaque=True)
     world.gateway._most = 1
     async with world.tunnel(SITE, origin.port):
-        assert await world.say(b"GET / HTTP/1.1\r\n\r\n") == b""
-    assert any(record.reason.startswith("too many") for record in world.records)
+        for said in (
+            b"GET http://x/ HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+        ):
+            answer = await world.say(said)
+            assert status(answer) == 503
+            assert b"too many connections out of all sandboxes" in answer.split(b"\r\n")[0]
+        assert await world.say(b"\5\1\0\5\1\0\3\1x\1\xbb") == b"\5\0\5\1\0\1" + bytes(6)
+    turned_away = [record for record in world.records if record.reason.startswith("too many")]
+    assert [(record.verdict, record.host) for record in turned_away] == [("failed", "")] * 3
+    assert [each.host for each in world.asked] == [SITE]
     assert status(await world.say(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")) == 400
     assert world.gateway.outlet(ACCESS).tunnels == world.limits.tunnels
+
+
+async def test_who_says_nothing_is_turned_away_without_a_word_and_so_are_those_beyond_a_number(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "TURN_AWAY_SECONDS", 0.1)
+    monkeypatch.setattr(gateway, "MOST_TURNED_AWAY", 1)
+    world.gateway._most = 0
+    request = b"GET http://x/ HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with world.client() as silent:
+        await anyio.wait_all_tasks_blocked()
+        assert await world.say(request) == b""
+        assert await rest(silent) == b""
+    assert status(await world.say(request)) == 503
+    assert world.gateway._turning_away == 0
 
 
 async def test_one_principal_leaves_connections_for_others(world: World) -> None:
@@ -158,7 +182,7 @@ async def test_one_principal_leaves_connections_for_others(world: World) -> None
     again, other = (world.gateway.outlet(EgressAccess("web", name)) for name in (ACCESS.principal, "other"))
     wrong = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
     async with world.tunnel(SITE, origin.port):
-        assert await world.say(wrong, again) == b""
+        assert status(await world.say(wrong, again)) == 503
         assert status(await world.say(wrong, other)) == 400
     assert [record.principal for record in world.records if "of one principal" in record.reason] == [
         ACCESS.principal
