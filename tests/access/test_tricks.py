@@ -137,7 +137,7 @@ TRICKS: dict[str, tuple[str, ...]] = {
     "%00": (f"http://{SITE}%00.{EVIL}:PORT/", f"http://{SITE}:PORT/%00", f"http://{EVIL}%00@{SITE}:PORT/"),
     "%0d%0a in path": (f"http://{SITE}:PORT/%0d%0aHost:%20{EVIL}", f"http://{SITE}:PORT/a%0ab"),
     "%0d%0a in host": (f"http://{SITE}%0d%0aHost:%20{EVIL}:PORT/", f"http://{SITE}%0d%0a:PORT/"),
-    "fragment confusion": (f"http://{EVIL}:PORT/#{SITE}", f"http://{EVIL}#.{SITE}:PORT/", f"http://{EVIL};{SITE}:PORT/"),
+    "fragment confusion": (f"http://{EVIL}#{SITE}:PORT/", f"http://{EVIL}:PORT/#{SITE}:PORT/", f"http://{EVIL}#.{SITE}:PORT/", f"http://{EVIL};{SITE}:PORT/"),
     "missing scheme": (f"{SITE}:PORT/", f"://{SITE}:PORT/", f"/{SITE}:PORT", ""),
     **{
         scheme: (f"{scheme}://{SITE}:PORT/", f"{scheme}:{SITE}:PORT", f"{scheme.upper()}://{SITE}:PORT/")
