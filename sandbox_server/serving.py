@@ -149,15 +149,15 @@ class Ruling:
         self._manager.regrant(warm, policy.revision, rights, longest_run=longest)
 
     def _state(self) -> State:
-        pools, record = self._manager.pools, self._enforced.gate.log
+        census, record = self._manager.pools.census, self._enforced.gate.log
         return State(
             version=__version__,
             revision=self._enforced.policy.revision,
-            sandboxes=pools.states,
-            wanted=pools.wanted,
-            waiting=pools.counts()["waiting"],
+            sandboxes=census.states(),
+            wanted=census.wanted,
+            waiting=census.waiting,
             sessions=len(self._manager.sessions.registry),
-            engine_up=pools.last_error is None,
+            engine_up=self._manager.pools.last_error is None,
             tunnels=self._enforced.outside.gateway.connections,
             reloads={"ok": self.reloading.reloads, "failed": self.reloading.failures},
             log_up=record.healthy,

@@ -19,6 +19,7 @@ from anyio.abc import TaskGroup
 from sandbox_server.engines.base import Container, Engine
 from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import Busy, ConfigError, EngineUnavailable, SandboxServerError
+from sandbox_server.execution.census import Census
 from sandbox_server.execution.grants import Sizing
 from sandbox_server.execution.places import Places
 from sandbox_server.execution.queue import Rounds, Waiter, make_room
@@ -65,6 +66,7 @@ class Pools:
         self._places = Places(sizing)
         self._rounds = Rounds()
         self._spares = Spares(sizing, self._shelves, self._places, self._rounds, self.discard)
+        self.census = Census(sizing, self._shelves, self._places, self._spares)
         self._owned: set[Sandbox] = set()
         self._turns = count(1)
         self._tasks: TaskGroup | None = None
@@ -389,24 +391,5 @@ class Pools:
                 shelf.idle.remove(sandbox)
                 self.discard(sandbox)
 
-    @property
-    def states(self) -> dict[str, int]:
-        """How many sandboxes do what. Those that are being removed count as `used`."""
-        ready, spare = sum(len(shelf.idle) for shelf in self._shelves.values()), len(self._spares)
-        making = sum(shelf.making for shelf in self._shelves.values())
-        used = max(0, self._places.taken - ready - spare - making)
-        return {"ready": ready, "spare": spare, "making": making, "used": used}
-
-    @property
-    def wanted(self) -> int:
-        """How many are to be ready."""
-        return self._sizing.warm * sum(shelf.kept for shelf in self._shelves.values())
-
     def counts(self) -> dict[str, int]:
-        """For health."""
-        return {
-            "sandboxes": self._places.taken,
-            "warm": sum(len(shelf.idle) for shelf in self._shelves.values()),
-            "spare": len(self._spares),
-            "waiting": sum(len(shelf.queue) for shelf in self._shelves.values()),
-        }
+        return self.census.counts()
