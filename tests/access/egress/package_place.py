@@ -43,7 +43,7 @@ roles:
     tools: {{allow: [code_execution, sandbox]}}
     code:
       egress: packages
-      packages: ["six", "click", "left-pad", "is-*", "@types/*", "numpy", "esbuild", "docopt", "plotly", "no-such-*"]
+      packages: ["six", "click", "numpy", docopt, plotly, left-pad, "is-*", esbuild, "@types/*", "no-such-*"]
       defaults: {{wall: 60s, cpu: 60s, memory: 512MiB, workspace: 96MiB, pids: 128}}
       languages: {{python: {{}}, bash: {{image: python}}, javascript: {{}}, typescript: {{}}}}
 egress:
