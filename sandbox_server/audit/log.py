@@ -1,9 +1,9 @@
 """The decision log as the server uses it: two lines for a call, and no call without the first of them.
 
 `decision` returns when the line is written, `outcome` only hands its line over. Both are written by one
-thread in batches, so the event loop never waits for a disk, and many calls at once cost one write. A line
-that nobody waits for is written with the next that somebody does, or a moment later: at once, it would
-compete with the answer to the call that it tells of.
+thread in batches, so the event loop never waits for a disk, and many calls at once cost one write. Outcomes
+are written with the next decision, or a moment later: at once, they would compete with the answers to the
+calls that they tell of.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sandbox_server.observe.trace import current_trace
 _MOST_WAITING: Final = 4096
 _BATCH: Final = 256
 _LINGER: Final = 0.05
-"""Seconds that a line which nobody waits for may stay unwritten."""
+"""Seconds that an outcome may stay unwritten."""
 _HINT: Final = "the operator: see the server's log; free the disk, or set audit.on_failure: continue"
 
 
@@ -50,7 +50,7 @@ class DecisionLog:
         self._redact = redact
         self._waiting: deque[_Line] = deque()
         self._wake = anyio.Event()
-        self._awaited = anyio.Event()
+        self._hurry = anyio.Event()
         self._limiter = anyio.CapacityLimiter(1)
         self._closing = False
         self._log = structlog.stdlib.get_logger("sandbox_server.audit")
@@ -113,6 +113,7 @@ class DecisionLog:
         decision_id = uuid.uuid4().hex
         head = {"kind": kind, "decision_id": decision_id, "trace_id": current_trace()}
         self._enqueue(_Line({**_now(), **head, **record}, self._masking))
+        self._hurry.set()
         return decision_id
 
     def outcome(
@@ -151,7 +152,7 @@ class DecisionLog:
         if len(self._waiting) >= _MOST_WAITING:
             raise AuditUnavailable("the decision log can't keep up", hint="retry in a moment")
         self._enqueue(line)
-        self._awaited.set()
+        self._hurry.set()
         await line.done.wait()
         if line.error:
             raise AuditUnavailable(f"the decision log can't be written: {line.error}", hint=_HINT)
@@ -164,16 +165,16 @@ class DecisionLog:
         self._waiting.append(line)
         self._wake.set()
         if len(self._waiting) >= _BATCH:
-            self._awaited.set()
+            self._hurry.set()
 
     async def write_forever(self) -> None:
         """The writer; ends when it is cancelled."""
         while True:
             await self.drain()
-            self._wake, self._awaited = anyio.Event(), anyio.Event()
+            self._wake, self._hurry = anyio.Event(), anyio.Event()
             await self._wake.wait()
             with anyio.move_on_after(_LINGER):
-                await self._awaited.wait()
+                await self._hurry.wait()
 
     async def drain(self) -> None:
         """Writes all that waits."""
