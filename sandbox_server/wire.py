@@ -91,23 +91,45 @@ class Decoder:
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Yields every frame that is complete. Raises WireError on an oversized or unknown one."""
-        buffer = self._buffer
-        buffer += data
-        start = 0
-        try:
-            while len(buffer) - start >= HEADER.size:
-                length, kind, channel = HEADER.unpack_from(buffer, start)
-                if length > self._max:
-                    raise WireError(f"frame of {length} bytes, at most {self._max} are allowed")
-                end = start + HEADER.size + length
-                if len(buffer) < end:
-                    return
-                payload = bytes(buffer[start + HEADER.size : end])
-                start = end
-                try:
-                    frame_type = Type(kind)
-                except ValueError:
-                    raise WireError(f"unknown frame type {kind}") from None
-                yield Frame(frame_type, channel, payload)
-        finally:
-            del buffer[:start]
+        view = memoryview(data)
+        if self._buffer:
+            view = self._fill(view)
+            if len(self._buffer) != self._size(self._buffer):
+                return
+            with memoryview(self._buffer) as whole:
+                frame = _frame(whole)
+            self._buffer.clear()
+            yield frame
+        # What is whole here is copied once, and not by way of the buffer.
+        while 0 < (size := self._size(view)) <= len(view):
+            yield _frame(view[:size])
+            view = view[size:]
+        self._buffer += view
+
+    def _size(self, begun: bytearray | memoryview) -> int:
+        """Of the frame that begins here; 0 if that can't be told yet."""
+        if len(begun) < HEADER.size:
+            return 0
+        length: int = HEADER.unpack_from(begun)[0]
+        if length > self._max:
+            raise WireError(f"frame of {length} bytes, at most {self._max} are allowed")
+        return HEADER.size + length
+
+    def _fill(self, view: memoryview) -> memoryview:
+        """Move to the buffer what its frame lacks, as far as it is here. Returns the rest."""
+        view = self._move(view, HEADER.size)
+        return self._move(view, self._size(self._buffer))
+
+    def _move(self, view: memoryview, size: int) -> memoryview:
+        missing = max(0, size - len(self._buffer))
+        self._buffer += view[:missing]
+        return view[missing:]
+
+
+def _frame(whole: memoryview) -> Frame:
+    _length, kind, channel = HEADER.unpack_from(whole)
+    try:
+        frame_type = Type(kind)
+    except ValueError:
+        raise WireError(f"unknown frame type {kind}") from None
+    return Frame(frame_type, channel, bytes(whole[HEADER.size :]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -141,12 +142,28 @@ def test_both_sides_mean_the_same() -> None:
     assert theirs.MAX_FROM_HOST == MAX_FROM_HOST
 
 
+def streamed(frames: Iterable[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
+    """DATA is a stream: what comes one after the other is one, and nothing is nothing."""
+    joined: list[tuple[int, int, bytes]] = []
+    for kind, channel, payload in frames:
+        if kind == Type.DATA and joined and joined[-1][:2] == (kind, channel):
+            joined[-1] = kind, channel, joined[-1][2] + payload
+        elif kind != Type.DATA or payload:
+            joined.append((kind, channel, bytes(payload)))
+    return joined
+
+
 @given(FRAMES, st.lists(st.integers(0, 10_000), max_size=30))
 def test_the_runner_reads_what_we_write(frames: list[Frame], points: list[int]) -> None:
     sent = b"".join(encode(frame.type, frame.channel, frame.payload) for frame in frames)
     decoder = theirs.Decoder()
     received = [each for piece in cut(sent, points) for each in decoder.feed(piece)]
-    assert received == [(frame.type, frame.channel, frame.payload) for frame in frames]
+    assert streamed(received) == streamed((frame.type, frame.channel, frame.payload) for frame in frames)
+
+
+def test_the_runner_passes_on_a_part_of_data_before_the_rest_has_come() -> None:
+    sent = encode(Type.DATA, 7, b"x" * 1000)
+    assert theirs.Decoder().feed(sent[:500]) == [(Type.DATA, 7, b"x" * (500 - HEADER.size))]
 
 
 @given(st.integers(MAX_FROM_HOST + 1, 2**32 - 1))

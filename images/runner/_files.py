@@ -32,6 +32,8 @@ class Operation:
         self.supervisor = supervisor
         self.number = number
         self.credit = wire.WINDOW
+        self.owed = 0
+        self.step_of_credit = wire.WINDOW // 4
         self.pending = bytearray()
         self.input_ended = False
         self.ended = False
@@ -53,6 +55,7 @@ class Operation:
             os.set_blocking(fd, False)
         if request["op"] == "write":
             supervisor.out.send_credit(number, MORE_CREDIT)
+            self.step_of_credit += MORE_CREDIT // 4
 
     @property
     def outlives_runs(self):
@@ -75,8 +78,15 @@ class Operation:
             sent = os.write(self.data, data)
         except (BlockingIOError, BrokenPipeError):
             return 0
-        self.supervisor.out.send_credit(self.number, sent)
+        self._give_credit(sent)
         return sent
+
+    def _give_credit(self, amount):
+        """In steps of a part of what there is in all: nobody waits for the rest."""
+        self.owed += amount
+        if self.owed >= self.step_of_credit:
+            self.supervisor.out.send_credit(self.number, self.owed)
+            self.owed = 0
 
     def end_of_input(self):
         self.input_ended = True
@@ -95,7 +105,7 @@ class Operation:
             while self.pending:
                 sent = os.write(self.data, memoryview(self.pending)[:PIPE_SIZE])
                 del self.pending[:sent]
-                self.supervisor.out.send_credit(self.number, sent)
+                self._give_credit(sent)
         except BlockingIOError:
             if self.data not in self.supervisor.writers:
                 self.supervisor.on_writable(self.data, self._pump)
@@ -109,7 +119,7 @@ class Operation:
 
     def _swallow(self):
         if self.pending:
-            self.supervisor.out.send_credit(self.number, len(self.pending))
+            self._give_credit(len(self.pending))
             self.pending.clear()
 
     def _on_readable(self, fd):

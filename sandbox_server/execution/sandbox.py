@@ -71,7 +71,7 @@ class Sandbox:
         self.runner: dict[str, object] = {}
         self._channels: dict[int, Channel | Transfer] = {}
         self._numbers = count(1)
-        self._sending = anyio.Lock()
+        self._sending = anyio.Lock(fast_acquire=True)
         self._greeting = anyio.Event()
         self._ready = anyio.Event()
         self._transfers = anyio.Semaphore(TRANSFERS)
@@ -150,7 +150,7 @@ class Sandbox:
                 if not self.alive:
                     return
                 # Shielded: a frame cut by a cancellation would garble all that follow it.
-                with anyio.CancelScope(shield=True), anyio.move_on_after(SEND_SECONDS) as scope:
+                with anyio.move_on_after(SEND_SECONDS, shield=True) as scope:
                     await self.container.stream.send(data)
                 if scope.cancelled_caught:
                     self._lose("its runner takes no more input")

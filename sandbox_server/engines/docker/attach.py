@@ -11,7 +11,7 @@ import json
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from socket import SHUT_RDWR
+from socket import SHUT_RDWR, SO_SNDBUF, SOL_SOCKET
 from typing import Any
 
 import anyio
@@ -28,6 +28,8 @@ MAX_HEAD = 16 * 1024
 DIAGNOSTICS = 4 * 1024
 """Bytes of the runner's stderr that are kept: its last words, if it dies."""
 _CHUNK = 64 * 1024
+_SEND_BUFFER = 512 * 1024
+"""Bytes, where the kernel allows as many: each time it is full costs a turn of the event loop."""
 _TURNS_TO_LEAVE = 20
 """Turns of the event loop; two or three are enough."""
 
@@ -104,7 +106,8 @@ class AttachStream(ByteStream):
         if self._left >= len(chunk) and self._kind == STDOUT:
             self._left -= len(chunk)
             return chunk
-        pieces: list[bytes] = []
+        pieces: list[memoryview] = []
+        view = memoryview(chunk)
         start = 0
         while start < len(chunk):
             if self._left == 0:
@@ -116,7 +119,7 @@ class AttachStream(ByteStream):
                 self._kind, self._left = HEADER.unpack(self._head)
                 self._head = b""
                 continue
-            piece = chunk[start : start + self._left]
+            piece = view[start : start + self._left]
             start += len(piece)
             self._left -= len(piece)
             if self._kind == STDOUT:
@@ -124,7 +127,7 @@ class AttachStream(ByteStream):
             else:
                 self._diagnostics += piece
                 del self._diagnostics[:-DIAGNOSTICS]
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return b"".join(pieces)
 
 
 async def attach(base_url: str, api_version: str, container: str, *, timeout: float = 30) -> AttachStream:
@@ -140,6 +143,8 @@ async def attach(base_url: str, api_version: str, container: str, *, timeout: fl
         with anyio.fail_after(timeout):
             socket = await _connect(base_url)
             try:
+                raw = socket.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
+                raw.setsockopt(SOL_SOCKET, SO_SNDBUF, _SEND_BUFFER)
                 await socket.send(request.encode("ascii"))
                 return AttachStream(socket, await _read_head(socket))
             except BaseException:
