@@ -48,10 +48,18 @@ SIZING = Sizing(
 
 @asynccontextmanager
 async def managed(
-    engine: FakeEngine, *, reuse: bool = False, files_out: int | None = None, **sizing: Any
+    engine: FakeEngine,
+    *,
+    reuse: bool = False,
+    files_out: int | None = None,
+    egress: str | None = None,
+    **sizing: Any,
 ) -> AsyncIterator[Manager]:
-    """A manager whose pools have settled. `reuse`, `files_out`: as its policy grants them."""
-    grants = {name: replace(grant, reuse=reuse, files_out=files_out) for name, grant in GRANTS.items()}
+    """A manager whose pools have settled. `reuse`, `files_out`, `egress`: as its policy grants them."""
+    grants = {
+        name: replace(grant, reuse=reuse, files_out=files_out, egress=egress)
+        for name, grant in GRANTS.items()
+    }
     async with Manager(engine, grants, replace(SIZING, **sizing)) as manager:
         await anyio.wait_all_tasks_blocked()
         yield manager

@@ -13,6 +13,7 @@ from anyio.abc import ByteStream
 from sandbox_server import wire
 from sandbox_server.engines.fake import FakeEngine
 from sandbox_server.errors import ConfigError
+from sandbox_server.execution.api import Caller
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.wire import Frame, Type
 from tests.execution.support import capture, job, managed, opened, request, say, start
@@ -197,11 +198,7 @@ async def test_an_outlet_that_fails_costs_its_connection_only(monkeypatch: pytes
 
 async def test_a_profile_that_nobody_serves_is_an_error_and_runs_nothing() -> None:
     engine = FakeEngine()
-    async with managed(engine) as manager:
-        asked = request("out hi")
-        asked = type(asked)(**{name: getattr(asked, name) for name in asked.__slots__} | {"egress": "web"})
-        from sandbox_server.execution.api import Caller
-
+    async with managed(engine, egress="web") as manager:
         with pytest.raises(ConfigError, match="egress profile 'web'"):
-            await manager.run(asked, caller=Caller(), on_event=lambda event: None)
+            await manager.run(request("out hi"), caller=Caller(), on_event=lambda event: None)
         assert sum(container.runner.ran for container in engine.started) == 0
