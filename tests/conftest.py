@@ -17,7 +17,6 @@ from sandbox_server.images.recipes import tag_of
 from tests.cgroups import remove_groups
 from tests.databases import mariadb, postgres  # noqa: F401  (fixtures)
 
-
 # Both go by the clock on the wall: a busy host fails them, whatever the code is like. What must be quick is
 # measured in bench/, as a ratio.
 settings.register_profile("any host", deadline=None, suppress_health_check=[HealthCheck.too_slow])
