@@ -34,6 +34,7 @@ from sandbox_server.execution.jobs import (
 )
 from sandbox_server.execution.metering import Meter
 from sandbox_server.execution.models import InputFile, RunEvent
+from sandbox_server.execution.slots import Kind, Slots
 from sandbox_server.execution.transfers import Transfer, whole
 from sandbox_server.execution.way_out import WayOut
 from sandbox_server.wire import Frame, Type
@@ -47,8 +48,6 @@ SCRUB_SECONDS = 3.0  # then destroying it is quicker
 INTERRUPT_GRACE = 0.06  # for a cell to stop, so that its interpreter's state is kept
 KILL_GRACE = 1.0  # for the runner to kill a run, before the whole container is destroyed
 SEND_SECONDS = 2.0
-TRANSFERS = 4  # file operations at once: each takes a process of the sandbox's few
-ASKED = 16  # operations at once that take none, but may wait for long
 DESTROY_SECONDS = 15.0
 DEATH_SECONDS = 10.0
 
@@ -74,8 +73,7 @@ class Sandbox:
         self._sending = anyio.Lock()
         self._greeting = anyio.Event()
         self._ready = anyio.Event()
-        self._transfers = anyio.Semaphore(TRANSFERS)
-        self._asked = anyio.Semaphore(ASKED)
+        self.slots = Slots()
         self._why = ""
         self.way_out = WayOut(self._send)
         self.meter = Meter(profile.limits.cpus)
@@ -298,15 +296,15 @@ class Sandbox:
             raise put_error(file, written)
 
     async def transfer(
-        self, transfer: Transfer, seconds: float, *, forks: bool = True
+        self, transfer: Transfer, seconds: float, *, kind: Kind = "file"
     ) -> dict[str, Any] | None:
         """Carry out an operation; returns its report, or None if it was ended, because it took
-        longer than `seconds` or gave more than it may. A run may be going on meanwhile. `forks`: it
-        takes a process of the sandbox's, as file operations do.
-        Cancelling ends it. Raises SandboxLost if the sandbox ended, and what its source or sink raises.
+        longer than `seconds` or gave more than it may. A run may be going on meanwhile.
+        Cancelling ends it. Raises SandboxLost if the sandbox ended, Busy for one "wait" too many, and what
+        its source or sink raises.
         """
         self.clean = False
-        async with self._transfers if forks else self._asked:
+        async with self.slots.taken(kind):
             number = next(self._numbers)
             self._channels[number] = transfer
             try:
