@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 from sandbox_server.engines.base import Engine
 from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import EngineUnavailable, InvalidRequest, SandboxServerError
-from sandbox_server.execution.api import Caller, OnEvent
+from sandbox_server.execution.api import Caller, OnEvent, unheard
 from sandbox_server.execution.background import OnUsed, ProcessDesk
 from sandbox_server.execution.caps import Caps, caps_of
 from sandbox_server.execution.conductor import Conductor
@@ -213,9 +213,14 @@ class Manager:
             return await self._conductor.run_in_session(request, grant, clock, place, caller, on_event)
 
     async def files(
-        self, operation: FileOperation, *, caller: Caller, session: str | None = None
+        self,
+        operation: FileOperation,
+        *,
+        caller: Caller,
+        session: str | None = None,
+        on_event: OnEvent = unheard,
     ) -> FileAnswer:
-        return await self._files.perform(operation, caller, session)
+        return await self._files.perform(operation, caller, session, _quiet(on_event))
 
     def _session(self, handle: str | None, grant: Grant, caller: Caller) -> Session | None:
         """Where to run: the session of that handle, the connection's own, or none."""
