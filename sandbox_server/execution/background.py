@@ -66,7 +66,8 @@ _REFUSALS: dict[str, SandboxServerError] = {
         hint="end one with signal KILL; if none runs, the operator's limit is too low for any",
     ),
     "ENOSYS": InvalidRequest(
-        "this sandbox's runtime can't keep background processes", hint="start it within a run instead"
+        "this sandbox's runtime can't keep background processes",
+        hint="start it within a run instead; gVisor needs a release with subreapers for them",
     ),
     "ECANCELED": LimitExceeded(
         "the process was ended before it had started", hint="what runs in the session may hold its memory"
