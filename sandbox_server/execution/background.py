@@ -36,6 +36,7 @@ from sandbox_server.execution.outcomes import signal_name
 from sandbox_server.execution.paths import readable_path
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.execution.session import Session
+from sandbox_server.execution.session_rules import check_right
 from sandbox_server.execution.slots import Kind
 from sandbox_server.execution.transfers import Transfer
 from sandbox_server.execution.way_out import WaysOut
@@ -180,7 +181,9 @@ class ProcessDesk:
         self, operation: models.ProcessOperation, session: Session, caller: Caller, on_event: OnEvent
     ) -> Sandbox:
         if isinstance(operation, models.StartProcess | models.WriteProcess):
-            self._sessions.check_right(session, caller)  # what is written to an interpreter is code, too
+            check_right(
+                session, self._sessions.rights(caller)
+            )  # what is written to an interpreter is code, too
         if isinstance(operation, models.StartProcess):
             return await self._files.sandbox_of(session, caller, on_event)
         if not session.lock.locked():

@@ -33,6 +33,7 @@ from sandbox_server.execution.quota import Underway
 from sandbox_server.execution.resources import Resources
 from sandbox_server.execution.runs import Clock, check_reuse, effective_limits, size_of
 from sandbox_server.execution.session import Session
+from sandbox_server.execution.session_rules import check_language, check_right
 from sandbox_server.execution.store import Store
 from sandbox_server.execution.way_out import WaysOut
 
@@ -226,8 +227,9 @@ class Manager:
         """Where to run: the session of that handle, the connection's own, or none."""
         if handle is not None:
             session = self._desk.find(handle, caller)
-            self._desk.check_language(grant, session, caller)
-            self._desk.check_right(session, caller)
+            rights = self._desk.rights(caller)
+            check_language(grant, session, rights)
+            check_right(session, rights)
             return session
         if caller.connection is None:
             return None

@@ -158,7 +158,7 @@ async def test_a_full_queue_gives_a_newcomer_a_place_of_who_has_the_most(engine:
 
 
 def no_rounds(pools: Pools) -> bool:
-    return len(pools._rounds) == 0
+    return len(pools._stock.rounds) == 0
 
 
 def test_whose_place_a_newcomer_gets() -> None:
