@@ -181,9 +181,8 @@ class ProcessDesk:
         self, operation: models.ProcessOperation, session: Session, caller: Caller, on_event: OnEvent
     ) -> Sandbox:
         if isinstance(operation, models.StartProcess | models.WriteProcess):
-            check_right(
-                session, self._sessions.rights(caller)
-            )  # what is written to an interpreter is code, too
+            # What is written to an interpreter is code, too.
+            check_right(session, self._sessions.rights(caller))
         if isinstance(operation, models.StartProcess):
             return await self._files.sandbox_of(session, caller, on_event)
         if not session.lock.locked():

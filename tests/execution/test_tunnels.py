@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import anyio
@@ -13,9 +14,10 @@ from anyio.abc import ByteStream
 from sandbox_server import wire
 from sandbox_server.engines.fake import FakeEngine
 from sandbox_server.errors import ConfigError
+from sandbox_server.execution.manager import Manager
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.wire import Frame, Type
-from tests.execution.support import capture, job, managed, opened, request, say, start
+from tests.execution.support import GRANTS, SIZING, capture, job, opened, run, say, start
 
 pytestmark = pytest.mark.anyio
 FIRST = wire.FIRST_TUNNEL
@@ -197,11 +199,7 @@ async def test_an_outlet_that_fails_costs_its_connection_only(monkeypatch: pytes
 
 async def test_a_profile_that_nobody_serves_is_an_error_and_runs_nothing() -> None:
     engine = FakeEngine()
-    async with managed(engine) as manager:
-        asked = request("out hi")
-        asked = type(asked)(**{name: getattr(asked, name) for name in asked.__slots__} | {"egress": "web"})
-        from sandbox_server.execution.api import Caller
-
+    async with Manager(engine, {"python": replace(GRANTS["python"], egress="web")}, SIZING) as manager:
         with pytest.raises(ConfigError, match="egress profile 'web'"):
-            await manager.run(asked, caller=Caller(), on_event=lambda event: None)
+            await run(manager, "out hi")
         assert sum(container.runner.ran for container in engine.started) == 0
