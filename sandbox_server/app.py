@@ -28,10 +28,11 @@ from sandbox_server.engines.docker.engine import DockerEngine
 from sandbox_server.engines.docker.images import open_images
 from sandbox_server.errors import EngineUnavailable, ImageMissing
 from sandbox_server.execution.background import OnUsed
+from sandbox_server.execution.blobs import clear
 from sandbox_server.execution.egress import Egress
 from sandbox_server.execution.grants import Grant
 from sandbox_server.execution.manager import Manager
-from sandbox_server.execution.store import Store, clear
+from sandbox_server.execution.store import Store
 from sandbox_server.images.recipes import tag_of
 from sandbox_server.instance import ownerless, take_instance
 from sandbox_server.policy.loader import load_policy

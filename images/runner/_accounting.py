@@ -71,6 +71,15 @@ def oom_kills():
     return 0
 
 
+def memory():
+    """What this sandbox holds now, in bytes, or 0 where that can't be known."""
+    if SOURCE == "cgroup-v2":
+        return int(_read("/sys/fs/cgroup/memory.current"))
+    if SOURCE == "cgroup-v1":
+        return int(_read("/sys/fs/cgroup/memory/memory.usage_in_bytes"))
+    return 0
+
+
 def peak_memory():
     """The most memory this sandbox has held, in bytes, or None."""
     try:

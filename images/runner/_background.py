@@ -31,13 +31,13 @@ import _processes as processes
 import _trees as trees
 import _wire as wire
 from _background_process import Process
+from _blame import Blame
 
 MOST = 16
 MOST_ENDED = 16
 """How many are remembered after their end."""
 FLOOD_SECONDS = 0.02
 """Who has written `_background_process.FLOOD_BYTES` waits for the rest of it: we have others to serve."""
-OOM_GRACE = 0.02
 
 
 class Background:
@@ -48,7 +48,7 @@ class Background:
         self.processes = {}
         self.count = 0
         self.used_us = 0
-        self.oom_known = self.oom_mine = 0
+        self.blame = Blame(self)
         self.flooded = []
         self.resume_at = 0.0
         self.orphans = False
@@ -99,27 +99,6 @@ class Background:
         self.processes.clear()
         self.flooded.clear()
 
-    def blame_oom(self):
-        """Whether the kernel has killed for memory, and nobody was told yet to be the one."""
-        if accounting.oom_kills() <= self.oom_known:
-            return False
-        self.oom_known += 1
-        self.oom_mine += 1
-        return True
-
-    def oom_kills_of_runs(self):
-        return accounting.oom_kills() - self.oom_mine
-
-    def settle_oom(self, since):
-        """How many the kernel has killed for memory since `oom_kills_of_runs` was `since` that were not the
-        commands of background processes; from here on these are known."""
-        if self.roots() and self.oom_kills_of_runs() > since:
-            time.sleep(OOM_GRACE)  # for a keeper to say that it was its process
-            for each in list(self.processes.values()):
-                each.look()
-        self.oom_known = accounting.oom_kills()
-        return max(0, self.oom_known - self.oom_mine - since)
-
     # --- operations
 
     def open(self, number, request):
@@ -156,8 +135,7 @@ class Background:
         self.count += 1
         name = f"p{self.count}-{os.urandom(2).hex()}"
         start = Start(self.supervisor, number)
-        if not living:
-            self.oom_known = accounting.oom_kills()
+        self.blame.joined()
         self.processes[name] = start.process = Process(self, name, request)
         ended = [each.name for each in self.processes.values() if each.ended]
         for old in ended[:-MOST_ENDED]:

@@ -38,7 +38,7 @@ class Process:
         self.status = None
         self.ended = False
         self.killed = False
-        self.oom = False
+        self.oom = self.hit = False
         self.pending = bytearray()
         self.closing = False
         self.budget = FLOOD_BYTES
@@ -211,7 +211,7 @@ class Process:
             processes.signal_each([self.keeper], signal.SIGKILL)
         if self.status is not None and os.WIFSIGNALED(self.status):
             by_kill = os.WTERMSIG(self.status) == signal.SIGKILL
-            self.oom = by_kill and not by_us and self.background.blame_oom()
+            self.oom = by_kill and not by_us and (self.hit or self.background.blame.claim())
         self._drain()
         self.forget()
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import _accounting as accounting
 import _files as files
@@ -9,8 +10,11 @@ import _interpreters as interpreters
 import _processes as processes
 import _scrub as scrub
 import _wire as wire
+from _blame import GLANCE_SECONDS
 from _pipes import Pipes
 from _program import become, decode
+
+CPU_SECONDS = 0.05
 
 
 class Run:
@@ -38,8 +42,10 @@ class Run:
         self.egress = request.get("egress")
         self.pipes = Pipes(self)
         self.cpu_limit = request.get("cpu")
+        self.cpu_look_at = 0.0
         self.cpu_start = supervisor.cpu_us()
-        self.oom_start = supervisor.background.oom_kills_of_runs()
+        self.blame = supervisor.background.blame
+        self.blame.begin()
         self.full_start = files.full_file_systems()
         self.supervisor.artifacts.begin()
 
@@ -99,6 +105,7 @@ class Run:
 
     def _go_on(self):
         """The build has gone well: be rid of what it may have left, then run what it made."""
+        self.blame.last_look(self.pid, killed=False)
         alone, _ended = self.supervisor.residents.kill_all()
         if not alone:
             self._end()
@@ -157,9 +164,11 @@ class Run:
     def starting(self):
         return self.pid is None
 
-    @property
-    def needs_checks(self):
-        return bool(self.cpu_limit and not self.finished)
+    def patience(self):
+        """Seconds that the supervisor may wait, or None."""
+        if self.finished or not (self.cpu_limit or self.blame.shared):
+            return None
+        return GLANCE_SECONDS if self.blame.shared else CPU_SECONDS
 
     def claims(self, pid):
         return pid == self.pid
@@ -214,13 +223,23 @@ class Run:
                     self._go_on()
                 else:
                     self._end()
-            elif self.cpu_limit and self.supervisor.cpu_us() - self.cpu_start > self.cpu_limit * 1_000_000:
+            elif self._is_over_cpu():
                 self._stop("cpu")
+            else:
+                self.blame.watch(self.pid)
         if self.finished:
             if self.pipes.drain():
                 scrub.conclude(self, self._result())
         else:
             self.pipes.step()
+
+    def _is_over_cpu(self):
+        now = time.monotonic()
+        if not self.cpu_limit or now < self.cpu_look_at:
+            return False
+        if self.blame.shared:  # then it takes a look at every process
+            self.cpu_look_at = now + CPU_SECONDS
+        return self.supervisor.cpu_us() - self.cpu_start > self.cpu_limit * 1_000_000
 
     # --- the end
 
@@ -229,6 +248,9 @@ class Run:
         self.finished = True
         self.pipes.close_stdin()
         self._close_theirs()
+        if not self.cause:
+            killed = self.status is not None and os.WIFSIGNALED(self.status)
+            self.blame.last_look(self.pid, killed and os.WTERMSIG(self.status) == signal.SIGKILL)
         if self.interpreter and self.cause:
             self.supervisor.residents.drop_interpreter(self.interpreter)
         self.alone, ended = self.supervisor.residents.kill_all()
@@ -241,7 +263,7 @@ class Run:
     def _result(self):
         exit_code, number = decode(self.status)
         cpu_us = max(0, self.supervisor.cpu_us() - self.cpu_start)
-        oom_kills = self.supervisor.background.settle_oom(self.oom_start)
+        oom_kills, oom_unsure = self.blame.conclude()
         # The kernel's limit may have been faster than ours; a program may also kill itself so.
         if number == signal.SIGXCPU and self.cpu_limit and cpu_us > self.cpu_limit * 1_000_000:
             self.cause = "cpu"
@@ -252,6 +274,7 @@ class Run:
             "cpu_us": cpu_us,
             "peak_memory": accounting.peak_memory(),
             "oom_kills": oom_kills,
+            "oom_unsure": oom_unsure,
             "stage": "build" if self.building else "run",
             "full": [path for path in files.full_file_systems() if path not in self.full_start],
             "alone": self.alone,

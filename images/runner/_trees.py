@@ -67,11 +67,11 @@ def _descends(pid, roots):
 
 
 def _parent(pid):
-    fields = _fields(pid)
-    return int(fields[1]) if fields else None
+    known = fields(pid)
+    return int(known[1]) if known else None
 
 
-def _fields(pid):
+def fields(pid):
     """What comes after the name in its stat, or None if it is gone."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
@@ -87,7 +87,7 @@ def _fields(pid):
 
 def cpu_ticks(pids):
     """What these and the children that they have waited for have used, in clock ticks."""
-    return sum(sum(map(int, fields[11:15])) for pid in pids if (fields := _fields(pid)))
+    return sum(sum(map(int, known[11:15])) for pid in pids if (known := fields(pid)))
 
 
 def is_alone(spare, roots):
@@ -172,7 +172,7 @@ def _kill_at_a_standstill(left, stay):
 
     A fork that is under way goes on nevertheless, and its child is born stopped: who picks before that would
     not see it, and nobody would ever continue it."""
-    stood = {pid for pid in numbers() if (fields := _fields(pid)) and fields[0] == STOPPED.encode()}
+    stood = {pid for pid in numbers() if (known := fields(pid)) and known[0] == STOPPED.encode()}
     stood.update(stay)
     try:
         os.kill(-1, signal.SIGSTOP)

@@ -33,8 +33,6 @@ from _loop import Loop
 from _residents import Residents
 from _run import Run
 
-CPU_CHECK_MS = 50
-
 
 class Supervisor(Loop):
     """One event loop over the wire, the pipes of the current run, and SIGCHLD."""
@@ -83,12 +81,9 @@ class Supervisor(Loop):
             self.way_out.step()
 
     def _patience_ms(self):
-        waits = [CPU_CHECK_MS] if self.run and self.run.needs_checks else []
-        if (seconds := self.background.patience()) is not None:
-            waits.append(int(seconds * 1000) + 1)
-        if (seconds := self.way_out.patience()) is not None:
-            waits.append(int(seconds * 1000) + 1)
-        return min(waits, default=None)
+        patient = [self.background, self.way_out, *([self.run] if self.run else [])]
+        waits = [seconds for each in patient if (seconds := each.patience()) is not None]
+        return min((int(seconds * 1000) + 1 for seconds in waits), default=None)
 
     def _read_wire(self):
         data = processes.read(self.wire_in, 256 * 1024)

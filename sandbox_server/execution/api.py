@@ -50,6 +50,10 @@ OnEvent = Callable[[RunEvent], None]
 """Called synchronously on the event loop, in the order of the events; must not block or raise."""
 
 
+def unheard(event: RunEvent) -> None:
+    """For who does not want to know how a call is getting on."""
+
+
 class SessionOperations(Protocol):
     """What a caller can do with its sessions.
 
@@ -116,9 +120,15 @@ class Executor(Protocol):
         ...
 
     async def files(
-        self, operation: FileOperation, *, caller: Caller, session: str | None = None
+        self,
+        operation: FileOperation,
+        *,
+        caller: Caller,
+        session: str | None = None,
+        on_event: OnEvent = unheard,
     ) -> FileAnswer:
-        """Carry out a file operation in a session, also while code runs there.
+        """Carry out a file operation in a session, also while code runs there. One whose session has no
+        sandbox yet waits for it, and tells where it stands.
 
         Without `session` in the connection's own, which Python code runs in too; where there is no
         connection in a new one, whose handle is in the answer. Raises the errors of

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from signal import Signals
 from typing import Annotated, Any
@@ -35,6 +36,8 @@ from sandbox_server.execution.outcomes import signal_name
 from sandbox_server.execution.paths import readable_path
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.execution.session import Session
+from sandbox_server.execution.session_rules import check_right
+from sandbox_server.execution.slots import Kind
 from sandbox_server.execution.transfers import Transfer
 from sandbox_server.execution.way_out import WaysOut
 from sandbox_server.text import make_visible
@@ -64,7 +67,8 @@ _REFUSALS: dict[str, SandboxServerError] = {
         hint="end one with signal KILL; if none runs, the operator's limit is too low for any",
     ),
     "ENOSYS": InvalidRequest(
-        "this sandbox's runtime can't keep background processes", hint="start it within a run instead"
+        "this sandbox's runtime can't keep background processes",
+        hint="start it within a run instead; gVisor needs a release with subreapers for them",
     ),
     "ECANCELED": LimitExceeded(
         "the process was ended before it had started", hint="what runs in the session may hold its memory"
@@ -177,7 +181,8 @@ class ProcessDesk:
         self, operation: models.ProcessOperation, session: Session, caller: Caller, on_event: OnEvent
     ) -> Sandbox:
         if isinstance(operation, models.StartProcess | models.WriteProcess):
-            self._sessions.check_right(session, caller)  # what is written to an interpreter is code, too
+            # What is written to an interpreter is code, too.
+            check_right(session, self._sessions.rights(caller))
         if isinstance(operation, models.StartProcess):
             return await self._files.sandbox_of(session, caller, on_event)
         if not session.lock.locked():
@@ -209,10 +214,10 @@ class _Processes:
             case models.WriteProcess(process=process):
                 data = base64.b64encode(operation.data).decode("ascii")
                 await self._ask("write", id=process, data=data, close=operation.close)
-                return await self._poll(process, operation.wanted)
+                return await self._told(process, operation.wanted)
             case models.SignalProcess(process=process):
                 await self._ask("signal", id=process, number=int(Signals[f"SIG{operation.signal}"]))
-                return await self._poll(process, operation.wanted, until="end")
+                return await self._told(process, operation.wanted, until="end")
 
     async def _start(
         self, operation: models.StartProcess
@@ -222,7 +227,7 @@ class _Processes:
         try:
             started = parse(OneReport, await self._carry_out(start, SECONDS))
             self._read(started.cpu_us, [started.process.view()])
-            return await self._poll(started.process.id, operation.wanted)
+            return await self._told(started.process.id, operation.wanted)
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self._undo(start)
@@ -234,7 +239,7 @@ class _Processes:
             if start.close is not None and start.close.json().get("ok") is True:
                 process = parse(OneReport, start.close.json()).process.id
                 await self._ask("signal", id=process, number=9)
-                await self._poll(process, models.Wanted(wait=END_SECONDS), until="end")
+                await self._told(process, models.Wanted(wait=END_SECONDS), until="end")
         except wire.WireError:
             await self._sandbox.destroy()
         except SandboxServerError as error:
@@ -253,6 +258,14 @@ class _Processes:
         self._sandbox.meter.read(cpu_us, views)
         return tuple(views)
 
+    async def _told(
+        self, process: str, wanted: models.Wanted, until: str = "output"
+    ) -> tuple[tuple[models.ProcessView, ...], models.ProcessOutput]:
+        """After something was done: it would be wrong to call that refused because as many wait as may."""
+        if not self._sandbox.slots.may_wait:
+            wanted = replace(wanted, wait=0.0)
+        return await self._poll(process, wanted, until)
+
     async def _poll(
         self, process: str, wanted: models.Wanted, until: str = "output"
     ) -> tuple[tuple[models.ProcessView, ...], models.ProcessOutput]:
@@ -268,7 +281,8 @@ class _Processes:
             sink=keep,
             source=_after(wanted.wait),
         )
-        report = parse(PollReport, await self._carry_out(transfer, wanted.wait + SECONDS))
+        kind: Kind = "wait" if wanted.wait > 0 else "quick"
+        report = parse(PollReport, await self._carry_out(transfer, wanted.wait + SECONDS, kind))
         if report.stdout + report.stderr != len(data):
             raise meddled()
         stdout, stderr = bytes(data[: report.stdout]), bytes(data[report.stdout :])
@@ -278,8 +292,8 @@ class _Processes:
     async def _ask(self, do: str, **options: Any) -> dict[str, Any]:
         return await self._carry_out(Transfer({"op": "process", "do": do, **options}), SECONDS)
 
-    async def _carry_out(self, transfer: Transfer, seconds: float) -> dict[str, Any]:
-        report = await self._sandbox.transfer(transfer, seconds, forks=False)
+    async def _carry_out(self, transfer: Transfer, seconds: float, kind: Kind = "quick") -> dict[str, Any]:
+        report = await self._sandbox.transfer(transfer, seconds, kind=kind)
         if report is None and transfer.over:
             raise meddled()
         if report is None:

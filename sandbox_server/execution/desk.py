@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 
 from sandbox_server.engines.profile import Profile
-from sandbox_server.errors import Busy, InvalidRequest, LimitExceeded, NotFound, PolicyDenied, SandboxLost
+from sandbox_server.errors import Busy, InvalidRequest, LimitExceeded, NotFound, SandboxLost
 from sandbox_server.execution.api import Caller, OnEvent
 from sandbox_server.execution.grants import Grant, Rights, Sizing
 from sandbox_server.execution.installs import check_packages, told
@@ -24,14 +24,13 @@ from sandbox_server.execution.quota import Underway
 from sandbox_server.execution.regranting import fits, retained, way_out_now
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.execution.session import Session
+from sandbox_server.execution.session_rules import check_right, languages_of, ttl_of
 from sandbox_server.execution.sessions import Sessions
 from sandbox_server.execution.shelf import changed
 from sandbox_server.execution.tailored import profile_for
 
 _CHANGED = "the policy has changed"
 Install = Callable[[Sandbox, SessionRequest, Grant, Caller], Awaitable[Packages]]
-_EVERYWHERE = "bash"
-"""Every image has it."""
 
 
 class SessionDesk:
@@ -55,7 +54,7 @@ class SessionDesk:
         if request.packages:
             check_packages(request.packages, grant, way_out=grant.egress is not None)
         profile = profile_for(request.limits, grant)
-        ttl = self._ttl(request.ttl)
+        ttl = ttl_of(request.ttl, self._sizing.session_ttl)
         with self.underway(caller):
             self.check_room(caller.principal)
             session = Session(
@@ -105,7 +104,7 @@ class SessionDesk:
                 sandbox = self._living(session)
                 if what == "interpreter":
                     return await self._restart(session, sandbox, caller)
-                self.check_right(session, caller)
+                check_right(session, self.rights(caller))
                 return await self._replace(session, caller, on_event)
 
     async def _restart(self, session: Session, sandbox: Sandbox, caller: Caller) -> SessionView:
@@ -224,7 +223,7 @@ class SessionDesk:
         self.drop_if_over(session)
         if session.sandbox:
             return session.sandbox
-        self.check_right(session, caller)
+        check_right(session, self.rights(caller))
         self.check_room(session.principal)
         session.opening = True
         try:
@@ -263,43 +262,6 @@ class SessionDesk:
         if session is not None and (sandbox := session.lose("another caller needed its place")):
             self._pools.discard(sandbox)
 
-    def check_language(self, grant: Grant, session: Session, caller: Caller) -> None:
-        """Raises InvalidRequest for a language that the session's image does not have, or that the policy
-        gives another way out: in a sandbox there is only one."""
-        if not _fits(grant, session.profile):
-            names = self._languages(session, caller)
-            raise InvalidRequest(
-                f"{grant.language.name} does not run in a session with image '{session.profile.image}', "
-                f"which runs {', '.join(names)}",
-                hint=f"nothing was run; create a session with language {grant.language.name}",
-            )
-        if grant.egress != session.egress:
-            raise InvalidRequest(
-                f"{grant.language.name} does not run in a session whose egress profile is "
-                f"{session.egress or 'none'}: its own is {grant.egress or 'none'}",
-                hint=f"nothing was run; create a session with language {grant.language.name}",
-            )
-
-    def check_right(self, session: Session, caller: Caller) -> None:
-        """Before anything runs in the session. Raises PolicyDenied if this caller could not have one like it
-        now: its principal may have made it with another token, which grants more."""
-        rights = self.rights(caller)
-        granted = {grant.egress for grant in rights.languages.values()}
-        if session.egress is not None and session.egress not in granted:
-            raise PolicyDenied(
-                f"this session has the egress profile {session.egress}, which the policy does not grant you",
-                rule="code.egress",
-                hint="nothing was run; create another session",
-            )
-        now = retained(session.profile, session.egress, rights, own=not session.explicit)
-        if now is None or not fits(session.profile, now):
-            raise PolicyDenied(
-                f"this session has the image {session.profile.image} with limits that the policy does not "
-                "grant you",
-                rule="code.languages",
-                hint="nothing was run; create another session",
-            )
-
     def check_current(self, caller: Caller) -> None:
         """For who has waited for a turn. Raises Busy if the policy was replaced meanwhile."""
         brought = None if caller.rights is None else caller.rights.revision
@@ -334,7 +296,7 @@ class SessionDesk:
         return SessionView(
             info=session.info(state, note),
             image=session.profile.image,
-            languages=self._languages(session, caller),
+            languages=languages_of(session, self.rights(caller)),
             limits=session.profile.limits,
             age=time.monotonic() - session.created,
             running=session.lock.locked(),
@@ -348,26 +310,6 @@ class SessionDesk:
         note = "a call was cancelled; the next result says whether variables are gone"
         return self.view(session, "kept", note if session.interrupted else "", caller)
 
-    def _languages(self, session: Session, caller: Caller) -> tuple[str, ...]:
-        granted = self.rights(caller).languages
-        return tuple(
-            name
-            for name, grant in granted.items()
-            if _fits(grant, session.profile) and grant.egress == session.egress
-        )
-
-    def _ttl(self, asked: float | None) -> float:
-        most = self._sizing.session_ttl
-        if asked is None:
-            return most
-        if not asked > 0:
-            raise InvalidRequest("ttl must be more than 0 seconds", hint="leave it out for the most")
-        if asked > most:
-            raise LimitExceeded(
-                f"ttl {asked:g} s is above the limit, {most:g} s", hint=f"ask for {most:g} or less"
-            )
-        return asked
-
     async def _take(self, profile: Profile, principal: str, on_event: OnEvent) -> Sandbox:
         def tell(position: int) -> None:
             on_event(Queued(position))
@@ -378,7 +320,3 @@ class SessionDesk:
 def in_turn(on_event: OnEvent) -> Callable[[int], None]:
     """Where a call stands among those of its session, as an event."""
     return lambda position: on_event(Queued(position, turn=True))
-
-
-def _fits(grant: Grant, profile: Profile) -> bool:
-    return grant.profile.image == profile.image or grant.language.name == _EVERYWHERE

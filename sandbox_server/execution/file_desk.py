@@ -11,17 +11,12 @@ from sandbox_server.execution.api import Caller, OnEvent
 from sandbox_server.execution.desk import SessionDesk, in_turn
 from sandbox_server.execution.file_models import FileAnswer, FileOperation, size_of
 from sandbox_server.execution.files import Files
-from sandbox_server.execution.models import RunEvent, SessionRequest
+from sandbox_server.execution.models import SessionRequest
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.execution.session import Session
-from sandbox_server.guards.files import FileRules
 
 _FIRST = "python"
 """The language whose session files belong to when nobody names one."""
-
-
-def _ignore(event: RunEvent) -> None:
-    """A file operation does not tell where it stands in the queue."""
 
 
 class FileDesk:
@@ -30,16 +25,18 @@ class FileDesk:
     def __init__(self, sessions: SessionDesk) -> None:
         self._sessions = sessions
 
-    async def perform(self, operation: FileOperation, caller: Caller, handle: str | None) -> FileAnswer:
-        rules = self._sessions.rights(caller).files
+    async def perform(
+        self, operation: FileOperation, caller: Caller, handle: str | None, on_event: OnEvent
+    ) -> FileAnswer:
         with self._sessions.other(caller, size_of(operation)):
-            return await self._perform(operation, caller, handle, rules)
+            return await self._perform(operation, caller, handle, on_event)
 
     async def _perform(
-        self, operation: FileOperation, caller: Caller, handle: str | None, rules: FileRules | None
+        self, operation: FileOperation, caller: Caller, handle: str | None, on_event: OnEvent
     ) -> FileAnswer:
-        async with self.lent(caller, handle) as session:
-            sandbox = await self.sandbox_of(session, caller)
+        rules = self._sessions.rights(caller).files
+        async with self.lent(caller, handle, on_event) as session:
+            sandbox = await self.sandbox_of(session, caller, on_event)
             self._sessions.check_current(caller)
             session.used = time.monotonic()
             try:
@@ -51,9 +48,7 @@ class FileDesk:
         return FileAnswer(result, session.info(*session.tell()))
 
     @asynccontextmanager
-    async def lent(
-        self, caller: Caller, handle: str | None, on_event: OnEvent = _ignore
-    ) -> AsyncIterator[Session]:
+    async def lent(self, caller: Caller, handle: str | None, on_event: OnEvent) -> AsyncIterator[Session]:
         """The session of a call, see `session_for`. One that was made for a call that fails ends with it:
         nobody is told its handle, and a few mistakes would take all the sessions that a caller may have."""
         session = await self.session_for(caller, handle, on_event)
@@ -64,7 +59,7 @@ class FileDesk:
                 self._sessions.lost(session, "the call that made it has failed")
             raise
 
-    async def session_for(self, caller: Caller, handle: str | None, on_event: OnEvent = _ignore) -> Session:
+    async def session_for(self, caller: Caller, handle: str | None, on_event: OnEvent) -> Session:
         """That of the handle, the connection's own, or a new one whose handle the answer tells."""
         granted = self._sessions.rights(caller).languages
         language = _FIRST if _FIRST in granted else next(iter(granted), _FIRST)
@@ -79,7 +74,7 @@ class FileDesk:
             handle = made.info.id or ""
         return self._sessions.find(handle, caller)
 
-    async def sandbox_of(self, session: Session, caller: Caller, on_event: OnEvent = _ignore) -> Sandbox:
+    async def sandbox_of(self, session: Session, caller: Caller, on_event: OnEvent) -> Sandbox:
         """Its sandbox, though a run may have it; only where there is none it is waited for."""
         if session.lock.locked() and session.sandbox is not None and session.sandbox.alive:
             return session.sandbox

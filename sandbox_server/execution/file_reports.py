@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sandbox_server.errors import Busy, InvalidRequest, LimitExceeded, NotFound, SandboxServerError
 from sandbox_server.execution.file_models import Entry, EntryType, Match
+from sandbox_server.execution.paths import IN_CODE
 from sandbox_server.text import make_visible
 
 Size = Annotated[int, Field(ge=0, lt=1 << 63)]
@@ -164,7 +165,8 @@ def failure(path: str, report: dict[str, Any]) -> SandboxServerError:
         return meddled()
     name = repr(path)
     if facts.error == "ENOENT":
-        return NotFound(f"{name} does not exist in the session", hint="list the directory to see what does")
+        hint = IN_CODE if "\\" in path else "list the directory to see what does"
+        return NotFound(f"{name} does not exist in the session", hint=hint)
     if facts.error in _TOO_MUCH:
         return LimitExceeded(
             f"{name}: {_TOO_MUCH[facts.error]}", hint="delete files or do it in smaller parts"

@@ -44,6 +44,8 @@ class CloseReport(BaseModel):
     cpu_us: int | None
     peak_memory: int | None
     oom_kills: int
+    oom_unsure: int = 0
+    """More that may be a background process's as well."""
     stage: Literal["build", "run"]
     full: list[str]
     alone: bool
@@ -123,7 +125,7 @@ class Exit:
             report is not None
             and self.host_cause is None
             and report.cause is None
-            and report.oom_kills == 0
+            and report.oom_kills + report.oom_unsure == 0
             and report.alone
         )
 

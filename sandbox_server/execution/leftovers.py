@@ -16,7 +16,8 @@ from sandbox_server.execution.jobs import Exit
 from sandbox_server.execution.models import Artifact, RunResult, StreamName
 from sandbox_server.execution.resources import read_file
 from sandbox_server.execution.sandbox import Sandbox
-from sandbox_server.execution.store import Deposit, Spool, Store
+from sandbox_server.execution.spool import Spool
+from sandbox_server.execution.store import Deposit, Store
 from sandbox_server.execution.uris import file_uri, shown
 
 KEEP_SECONDS = 5.0

@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 from sandbox_server.engines.base import Engine
 from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import EngineUnavailable, InvalidRequest, SandboxServerError
-from sandbox_server.execution.api import Caller, OnEvent
+from sandbox_server.execution.api import Caller, OnEvent, unheard
 from sandbox_server.execution.background import OnUsed, ProcessDesk
 from sandbox_server.execution.caps import Caps, caps_of
 from sandbox_server.execution.conductor import Conductor
@@ -33,6 +33,7 @@ from sandbox_server.execution.quota import Underway
 from sandbox_server.execution.resources import Resources
 from sandbox_server.execution.runs import Clock, check_reuse, effective_limits, size_of
 from sandbox_server.execution.session import Session
+from sandbox_server.execution.session_rules import check_language, check_right
 from sandbox_server.execution.store import Store
 from sandbox_server.execution.way_out import WaysOut
 
@@ -213,16 +214,22 @@ class Manager:
             return await self._conductor.run_in_session(request, grant, clock, place, caller, on_event)
 
     async def files(
-        self, operation: FileOperation, *, caller: Caller, session: str | None = None
+        self,
+        operation: FileOperation,
+        *,
+        caller: Caller,
+        session: str | None = None,
+        on_event: OnEvent = unheard,
     ) -> FileAnswer:
-        return await self._files.perform(operation, caller, session)
+        return await self._files.perform(operation, caller, session, _quiet(on_event))
 
     def _session(self, handle: str | None, grant: Grant, caller: Caller) -> Session | None:
         """Where to run: the session of that handle, the connection's own, or none."""
         if handle is not None:
             session = self._desk.find(handle, caller)
-            self._desk.check_language(grant, session, caller)
-            self._desk.check_right(session, caller)
+            rights = self._desk.rights(caller)
+            check_language(grant, session, rights)
+            check_right(session, rights)
             return session
         if caller.connection is None:
             return None

@@ -245,6 +245,8 @@ class RunResult:
     artifacts_complete: bool = True
     """Whether all of `/workspace` was looked at."""
     packages: Packages | None = None
+    limit_shared: bool = False
+    """Memory was short, and whether by this run or by a background process nobody can tell."""
 
 
 @dataclass(frozen=True, slots=True)

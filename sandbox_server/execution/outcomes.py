@@ -47,8 +47,9 @@ def judge(exit: Exit, *, no_space: bool = False, packages: Packages | None = Non
         return Verdict("cancelled", None, code, name)
     if report.cause == "cpu":
         return Verdict("timeout", "cpu", code, name)
-    # The kernel's own count: the parent of the victim may well have survived and exited with 0.
-    if report.oom_kills > 0:
+    # The kernel's own count: the parent of the victim may well have survived and exited with 0. In doubt
+    # about whose the victim was it is the run's: that never makes a failure look like success.
+    if report.oom_kills + report.oom_unsure > 0:
         return Verdict("out_of_memory", "memory", code, name)
     if packages is None or packages.complete:
         return _judge_program(report, code, name, no_space)

@@ -11,6 +11,10 @@ from sandbox_server.errors import InvalidRequest
 WORKSPACE = "/workspace"
 READABLE = (WORKSPACE, "/tmp")  # noqa: S108 - the sandbox's
 MAX_PATH = 1024
+IN_CODE = (
+    "a name that lists show as escaped is reached from code only: with code_execution rename it, "
+    "like os.rename(glob.glob('plain-part*')[0], 'plain'), or use its directory here"
+)
 
 
 def workspace_path(path: str) -> str:
@@ -47,7 +51,7 @@ def _plain(path: str) -> str:
     """`path` as it is. Raises InvalidRequest if it can't be shown or is too long to exist."""
     shown = repr(path[:80])
     if "\0" in path or not path.isprintable():
-        raise InvalidRequest(f"path {shown} holds control characters", hint="use a plain file name")
+        raise InvalidRequest(f"path {shown} holds characters that can't be shown", hint=IN_CODE)
     try:
         size = len(path.encode())
     except UnicodeEncodeError:

@@ -8,13 +8,14 @@ from pydantic import ValidationError
 
 from sandbox_server.errors import InvalidRequest, NotFound, SandboxLost
 from sandbox_server.execution.api import Caller
+from sandbox_server.execution.blobs import Blob
 from sandbox_server.execution.file_reports import ReadReport
 from sandbox_server.execution.file_rights import may_read
 from sandbox_server.execution.models import Content, Found, Page, Resource
 from sandbox_server.execution.pages import MOST_NEEDLE, text_page
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.execution.sessions import Sessions
-from sandbox_server.execution.store import Blob, Store
+from sandbox_server.execution.store import Store
 from sandbox_server.execution.transfers import Transfer
 from sandbox_server.execution.uris import FileUri, StreamUri, file_uri, parse, plain, shown, stream_uri
 from sandbox_server.guards.files import FileRules

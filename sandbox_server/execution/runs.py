@@ -130,6 +130,7 @@ def result_of(
         session=session,
         isolation=_isolation(grant.profile),
         packages=packages,
+        limit_shared=verdict.limit == "memory" and report is not None and not report.oom_kills,
     )
 
 

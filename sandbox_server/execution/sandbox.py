@@ -1,8 +1,4 @@
-"""A sandbox as the manager holds it: a container, and our end of its runner's wire.
-
-`images/runner/README.md` documents the wire. Whatever the runner says is checked: a broken
-frame, a wrong type or silence costs the sandbox its life, never the server its own.
-"""
+"""A sandbox as the manager holds it: what can be done in it, over the link to its runner."""
 
 from __future__ import annotations
 
@@ -16,9 +12,9 @@ import anyio
 from pydantic import ValidationError
 
 from sandbox_server import wire
-from sandbox_server.engines.base import Container, Death
+from sandbox_server.engines.base import Container
 from sandbox_server.engines.profile import Profile
-from sandbox_server.errors import EngineUnavailable, LimitExceeded, SandboxLost
+from sandbox_server.errors import LimitExceeded, SandboxLost
 from sandbox_server.execution.capture import RunCapture
 from sandbox_server.execution.channel import Channel
 from sandbox_server.execution.egress import Outlet
@@ -32,159 +28,39 @@ from sandbox_server.execution.jobs import (
     encode_run,
     put_error,
 )
+from sandbox_server.execution.link import Link
 from sandbox_server.execution.metering import Meter
 from sandbox_server.execution.models import InputFile, RunEvent
+from sandbox_server.execution.slots import Kind, Slots
 from sandbox_server.execution.transfers import Transfer, whole
-from sandbox_server.execution.way_out import WayOut
-from sandbox_server.wire import Frame, Type
+from sandbox_server.wire import Type
 
 _log = logging.getLogger(__name__)
 
-HANDSHAKE_SECONDS = 30.0
 PUT_SECONDS = 30.0
 RESET_SECONDS = 5.0
 SCRUB_SECONDS = 3.0  # then destroying it is quicker
 INTERRUPT_GRACE = 0.06  # for a cell to stop, so that its interpreter's state is kept
 KILL_GRACE = 1.0  # for the runner to kill a run, before the whole container is destroyed
-SEND_SECONDS = 2.0
-TRANSFERS = 4  # file operations at once: each takes a process of the sandbox's few
-ASKED = 16  # operations at once that take none, but may wait for long
-DESTROY_SECONDS = 15.0
-DEATH_SECONDS = 10.0
 
 
-class Sandbox:
-    """One started sandbox whose runner is ready. Used by one owner; runs are one at a time.
-
-    `pump` must be running in some task group for anything here to make progress.
-    """
+class Sandbox(Link):
+    """One started sandbox whose runner is ready. Used by one owner; runs are one at a time."""
 
     def __init__(self, container: Container, profile: Profile) -> None:
-        self.container = container
-        self.profile = profile
+        super().__init__(container, profile)
         self.begun = self.started = time.monotonic()
         self.principal: str | None = None  # whose runs it is kept for, if it is
         self.uses = 0  # runs that it was scrubbed after
         self.clean = False
         """Its runner has proved that nothing is left of any run, and nothing has been done in it since."""
-        self.lost = anyio.Event()
-        self.runner: dict[str, object] = {}
-        self._channels: dict[int, Channel | Transfer] = {}
-        self._numbers = count(1)
-        self._sending = anyio.Lock(fast_acquire=True)
-        self._greeting = anyio.Event()
-        self._ready = anyio.Event()
-        self._transfers = anyio.Semaphore(TRANSFERS)
-        self._asked = anyio.Semaphore(ASKED)
-        self._why = ""
-        self.way_out = WayOut(self._send)
+        self.slots = Slots()
         self.meter = Meter(profile.limits.cpus)
-
-    @property
-    def alive(self) -> bool:
-        return not self.lost.is_set()
+        self._numbers = count(1)
 
     def _lose(self, why: str = "") -> None:
-        """Nobody may use it or wait for it any more. `why` is our reason; without one the engine has it."""
-        if not self.lost.is_set():
-            self._why = why
-        self.lost.set()
-        self._greeting.set()
-        self._ready.set()
-        for channel in self._channels.values():
-            channel.wake()
-        self.way_out.lose()
+        super()._lose(why)
         self.meter.end()
-
-    # --- the wire
-
-    async def pump(self) -> None:
-        """Read the wire until it ends, and serve what comes through tunnels."""
-        async with anyio.create_task_group() as tasks:
-            self.way_out.start(tasks)
-            await self._read()
-            tasks.cancel_scope.cancel()
-
-    async def _read(self) -> None:
-        """Read the wire until it ends. Sets `lost` and wakes everybody who waits for an answer."""
-        decoder = wire.Decoder()
-        try:
-            while True:
-                for frame in decoder.feed(await self.container.stream.receive(256 * 1024)):
-                    await self._take(frame)
-        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-            self._lose()
-        except wire.WireError:
-            # Its runner is not ours any more: nothing it says from here on may be believed.
-            self._lose("its runner broke the protocol")
-            await self.destroy()
-        except Exception:
-            # A bug of ours costs this sandbox, not the task group that all of them live in.
-            _log.exception("the wire of a sandbox could not be read")
-            self._lose("the server failed to read its wire")
-            await self.destroy()
-        finally:
-            self._lose("the server stopped")
-
-    async def _take(self, frame: Frame) -> None:
-        if frame.type is Type.HELLO:
-            if frame.json().get("protocol") != wire.PROTOCOL_VERSION:
-                raise wire.WireError("another protocol version")
-            self._greeting.set()
-        elif frame.type is Type.READY:
-            self.runner = dict(frame.json())
-            self._ready.set()
-        elif frame.channel >= wire.FIRST_TUNNEL:
-            self.way_out.take(frame)
-        elif channel := self._channels.get(frame.channel):
-            owed = channel.take(frame)
-            if owed:
-                if isinstance(channel, Channel) and channel.capture:
-                    # No more until the disk has this: that is what keeps it out of our memory.
-                    await channel.capture.accept()
-                await self._send(wire.encode_credit(frame.channel, owed))
-
-    async def _send(self, data: bytes) -> None:
-        try:
-            async with self._sending:
-                if not self.alive:
-                    return
-                # Shielded: a frame cut by a cancellation would garble all that follow it.
-                with anyio.move_on_after(SEND_SECONDS, shield=True) as scope:
-                    await self.container.stream.send(data)
-                if scope.cancelled_caught:
-                    self._lose("its runner takes no more input")
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-            self._lose()
-
-    async def greet(self) -> None:
-        """Wait for the runner, hand over the set-up, wait until it is ready.
-
-        Raises EngineUnavailable if it isn't in time or the sandbox ends first.
-        """
-        with anyio.move_on_after(HANDSHAKE_SECONDS):
-            await self._greeting.wait()
-            if self.alive:
-                await self._send(wire.encode_json(Type.SETUP, 0, {"preload": list(self.profile.preload)}))
-                await self._ready.wait()
-        if not (self.alive and self._ready.is_set()):
-            death = await self._death()
-            raise EngineUnavailable(
-                f"a new sandbox of image '{self.profile.image}' did not become ready: {death.reason}",
-                hint="run 'sandbox-server doctor' on the host",
-            )
-
-    async def _death(self) -> Death:
-        if self._why:
-            return Death(None, False, self._why)
-        with anyio.move_on_after(DEATH_SECONDS):
-            try:
-                return await self.container.death()
-            except EngineUnavailable as error:
-                return Death(None, False, error.message)
-        return Death(None, False, "the engine does not say why")
-
-    # --- operations
 
     def _open(
         self, capture: RunCapture | None = None, on_event: Callable[[RunEvent], None] | None = None
@@ -298,15 +174,15 @@ class Sandbox:
             raise put_error(file, written)
 
     async def transfer(
-        self, transfer: Transfer, seconds: float, *, forks: bool = True
+        self, transfer: Transfer, seconds: float, *, kind: Kind = "file"
     ) -> dict[str, Any] | None:
         """Carry out an operation; returns its report, or None if it was ended, because it took
-        longer than `seconds` or gave more than it may. A run may be going on meanwhile. `forks`: it
-        takes a process of the sandbox's, as file operations do.
-        Cancelling ends it. Raises SandboxLost if the sandbox ended, and what its source or sink raises.
+        longer than `seconds` or gave more than it may. A run may be going on meanwhile.
+        Cancelling ends it. Raises SandboxLost if the sandbox ended, Busy for one "wait" too many, and what
+        its source or sink raises.
         """
         self.clean = False
-        async with self._transfers if forks else self._asked:
+        async with self.slots.taken(kind):
             number = next(self._numbers)
             self._channels[number] = transfer
             try:
@@ -371,17 +247,3 @@ class Sandbox:
             return ResetReport.model_validate_json(channel.close.payload if channel.close else b"{}")
         except ValidationError:
             return ResetReport(ok=False)
-
-    async def destroy(self) -> bool:
-        """Destroy the container, shielded and bounded. Returns whether it is gone; if not, the
-        engine does not answer and this can be called again. Raises nothing."""
-        self._lose("the sandbox was destroyed")
-        with anyio.CancelScope(shield=True), anyio.move_on_after(DESTROY_SECONDS):
-            try:
-                await self.container.destroy()
-                return True
-            except EngineUnavailable as error:
-                _log.warning("a sandbox is not destroyed yet: %s", error.message)
-            except Exception:
-                _log.exception("a sandbox could not be destroyed")
-        return False

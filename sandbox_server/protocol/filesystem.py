@@ -12,8 +12,9 @@ import mcp_types as types
 from pydantic import Field
 
 from sandbox_server.execution import file_models as models
-from sandbox_server.execution.api import Executor
+from sandbox_server.execution.api import Executor, OnEvent
 from sandbox_server.protocol.file_results import OUTPUT_SCHEMA, to_tool_result
+from sandbox_server.protocol.progress import with_live_output
 from sandbox_server.protocol.registry import invalid
 from sandbox_server.protocol.tools import Arguments, Call, Tool, ToolResult
 
@@ -99,7 +100,13 @@ def filesystem(executor: Executor) -> Tool:
 
     async def handle(arguments: FilesystemArguments, call: Call) -> ToolResult:
         operation = to_operation(arguments)
-        answer = await executor.files(operation, caller=call.caller, session=arguments.session)
+
+        async def perform(on_event: OnEvent) -> models.FileAnswer:
+            return await executor.files(
+                operation, caller=call.caller, session=arguments.session, on_event=on_event
+            )
+
+        answer = await with_live_output(call, perform)
         if isinstance(operation, models.ReadFile) and _is_cut_image(arguments, answer.result):
             whole = replace(operation, length=_WHOLE_IMAGE)
             # In the same session, also if the first call has just made it.

@@ -88,6 +88,7 @@ def _structured(
             "wall_seconds": _seconds(usage.wall),
             "cpu_seconds": None if usage.cpu is None else _seconds(usage.cpu),
             "peak_memory_bytes": usage.peak_memory,
+            "memory_limit_shared": result.limit_shared,
         },
         "timings": {
             "queue_seconds": _seconds(timings.queue),
@@ -227,7 +228,8 @@ def _headline(result: RunResult, request: RunRequest, caps: Caps) -> str:
             allowed = f"{request.limits.wall:g} s (at most {caps.max_wall:g} s)"
             return f"{line}. Stopped at the {which} limit of {allowed}."
         case "out_of_memory":
-            return f"{line}. The sandbox's memory limit was reached: work in smaller parts."
+            whose = ", by it or by what a background process has started" if result.limit_shared else ""
+            return f"{line}. The sandbox's memory limit was reached{whose}: work in smaller parts."
         case "output_limit":
             return f"{line}. It printed too much and was stopped: print less or write to a file."
         case "disk_full":

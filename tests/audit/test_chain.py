@@ -62,7 +62,7 @@ def test_an_untouched_log_holds_and_shows_its_head(log: list[Path]) -> None:
     assert proof.head == unseal(log[-1].read_bytes().splitlines()[-1]).hash
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_any_change_of_one_byte_is_found_at_its_line(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -82,7 +82,7 @@ def test_any_change_of_one_byte_is_found_at_its_line(data: st.DataObject) -> Non
         assert proof.broken.line == raw[:at].count(b"\n") + 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_lines_removed_repeated_or_exchanged_are_found(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as directory:

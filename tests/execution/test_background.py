@@ -13,6 +13,7 @@ from sandbox_server.execution import process_models as models
 from sandbox_server.execution.api import Caller
 from sandbox_server.execution.models import SessionRequest
 from sandbox_server.execution.process_models import Wanted
+from sandbox_server.execution.slots import WAITING
 from tests.hostile.background_place import Station, ignore, open_station
 from tests.hostile.lab import Lab, on_time, open_lab
 
@@ -140,6 +141,25 @@ async def test_more_waits_than_there_are_places_do_not_keep_files_or_code_waitin
         with anyio.fail_after(10):
             assert (await station.cell("print('alive')")).stdout.text == "alive\n"
         tasks.cancel_scope.cancel()
+
+
+async def test_as_many_waits_as_may_be_keep_no_other_operation_waiting(station: Station) -> None:
+    process = await station.start("cat")
+    async with anyio.create_task_group() as tasks:
+        for _ in range(WAITING):
+            tasks.start_soon(lambda: station.poll(process, 0, wait=30))
+        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(10):
+            with pytest.raises(Busy, match=f"{WAITING} calls wait") as busy:
+                await station.poll(process, 0, wait=30)
+            assert busy.value.retry_after > 0
+            assert (await station.view(process)).running
+            other = await station.start("echo", "hi", wait=30)
+            assert other in [view.id for view in (await station.do(models.ListProcesses())).processes]
+            silent = await station.poll(process, 0)
+            assert (silent.processes[0].running, silent.processes[0].written) == (True, 0)
+            assert (await station.signal(process, "KILL")).id == process  # and so all of them have an answer
+    assert not (await station.end(process)).running
 
 
 async def test_who_starts_while_another_is_ended_is_not_left_standing(station: Station) -> None:

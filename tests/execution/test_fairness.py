@@ -79,6 +79,22 @@ async def test_200_calls_of_5_principals_on_a_pool_of_4(engine: FakeEngine) -> N
         assert (await manager.health())["waiting"] == 0
 
 
+async def test_the_time_that_a_call_waits_for_a_place_is_told_as_such(engine: FakeEngine) -> None:
+    async with managed(engine, sandboxes=1, parallel_starts=1, queue_wait=30) as manager:
+        results = []
+
+        async def call(code: str, wall: float) -> None:
+            results.append(await run(manager, code, wall=wall))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call, "wait", 0.2)
+            tasks.start_soon(call, "out hi", 1)
+        first, second = (result.timings for result in results)
+        assert first.queue < 0.2 <= first.run
+        assert 0.15 <= second.queue <= second.total
+        assert second.queue + second.acquire + second.run <= second.total
+
+
 async def test_everybody_who_waits_is_told_its_position_until_it_is_next(engine: FakeEngine) -> None:
     async with managed(engine, sandboxes=1, parallel_starts=1, queue=50, queue_wait=30) as manager:
         crowd = Crowd(manager)
@@ -142,7 +158,7 @@ async def test_a_full_queue_gives_a_newcomer_a_place_of_who_has_the_most(engine:
 
 
 def no_rounds(pools: Pools) -> bool:
-    return len(pools._rounds) == 0
+    return len(pools._stock.rounds) == 0
 
 
 def test_whose_place_a_newcomer_gets() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import anyio
 import pytest
 
@@ -10,7 +12,8 @@ from sandbox_server.errors import NotFound
 from sandbox_server.execution.api import Caller
 from sandbox_server.execution.file_models import ReadFile, WriteFile, Written
 from sandbox_server.execution.manager import Manager
-from tests.execution.support import SIZING, ignore, nothing_left, request, run
+from sandbox_server.execution.models import Queued, RunEvent
+from tests.execution.support import SIZING, ignore, managed, nothing_left, request, run
 
 ON = Caller(connection="c")
 NOWHERE = Caller()
@@ -34,6 +37,34 @@ async def test_they_do_not_wait_for_a_run(manager: Manager) -> None:
         with anyio.fail_after(2):
             assert (await manager.files(WriteFile("a", b"abc"), caller=ON)).result == Written(3)
         tasks.cancel_scope.cancel()
+
+
+async def test_who_waits_for_a_sandbox_is_told_where_it_stands(engine: FakeEngine) -> None:
+    told: dict[Caller, list[RunEvent]] = {Caller("bea", "c"): [], Caller("bea"): []}
+    async with managed(engine, sandboxes=1, parallel_starts=1) as manager:
+        engine.gate = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(run, manager, "out hi", principal="ann"))
+            await anyio.wait_all_tasks_blocked()
+            for caller, events in told.items():
+                write = WriteFile("a", b"abc")
+                tasks.start_soon(partial(manager.files, write, caller=caller, on_event=events.append))
+                await anyio.wait_all_tasks_blocked()
+            assert list(told.values()) == [[Queued(2)], [Queued(3)]]
+            tasks.cancel_scope.cancel()
+
+
+async def test_calls_before_it_in_its_session_are_told_too(engine: FakeEngine) -> None:
+    told: list[RunEvent] = []
+    async with managed(engine, sandboxes=1) as manager:
+        engine.gate = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                write = WriteFile("a", b"abc")
+                tasks.start_soon(partial(manager.files, write, caller=ON, on_event=told.append))
+                await anyio.wait_all_tasks_blocked()
+            engine.gate.set()
+    assert Queued(1, turn=True) in told
 
 
 async def test_without_a_connection_they_make_a_session_and_tell_its_handle(manager: Manager) -> None:

@@ -173,7 +173,7 @@ async def play(actions: list[tuple[Any, ...]]) -> None:
     assert codes <= {"sandbox_lost", "engine_unavailable", "busy", "not_found"}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(ACTIONS, max_size=14))
 def test_whatever_callers_do_the_books_are_right_and_the_manager_lives(
     actions: list[tuple[Any, ...]],

@@ -102,14 +102,22 @@ def test_a_sandbox_that_died_for_no_known_reason_is_no_outcome() -> None:
     st.none() | st.integers(1, 64),
     st.sampled_from([None, "cpu", "cancelled"]),
     st.integers(0, 3),
+    st.integers(0, 1),
     st.lists(st.just("/tmp"), max_size=1),
     st.sampled_from([None, "wall", "output", "cancelled"]),
 )
 def test_ok_is_said_only_of_what_ended_by_itself_with_zero(
-    code: int | None, number: int | None, cause: Any, oom: int, full: list[str], host: HostCause | None
+    code: int | None,
+    number: int | None,
+    cause: Any,
+    oom: int,
+    unsure: int,
+    full: list[str],
+    host: HostCause | None,
 ) -> None:
-    verdict = judge(ended(host, exit_code=code, signal=number, cause=cause, oom_kills=oom, full=full))
-    clean = code == 0 and number is None and cause is None and oom == 0 and host is None
+    kills = {"oom_kills": oom, "oom_unsure": unsure}
+    verdict = judge(ended(host, exit_code=code, signal=number, cause=cause, full=full, **kills))
+    clean = code == 0 and number is None and cause is None and oom + unsure == 0 and host is None
     assert (verdict.outcome == "ok") == clean
 
 

@@ -148,7 +148,7 @@ async def play(story: Story) -> None:
     assert engine.most_memory <= story.memory
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(STORIES)
 def test_whatever_callers_and_the_engine_do(story: Story) -> None:
     """Never too many at once, never one for two, and at the end every place is accounted for."""

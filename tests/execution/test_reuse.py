@@ -231,7 +231,7 @@ async def play(calls: list[tuple[str, Profile, str, bool, int]], sandboxes: int)
         assert len(uses) == 1 or all(reuse for _, reuse in uses)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(CALLS, max_size=16), st.integers(1, 4))
 def test_no_sandbox_ever_has_two_users_and_the_books_are_right(
     calls: list[tuple[str, Profile, str, bool, int]], sandboxes: int

@@ -13,6 +13,7 @@ from sandbox_server.engines.base import Death
 from sandbox_server.engines.fake import FakeEngine
 from sandbox_server.engines.profile import Profile
 from sandbox_server.errors import InvalidRequest, LimitExceeded, SandboxLost
+from sandbox_server.execution import link
 from sandbox_server.execution import sandbox as sandbox_module
 from sandbox_server.execution.models import InputFile, Output, RunEvent
 from sandbox_server.execution.sandbox import Sandbox
@@ -279,8 +280,9 @@ def greeting(_: bytes) -> bytes:
 async def test_a_frozen_sandbox_and_a_hanging_engine_hold_a_call_for_seconds_at_most(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("SEND_SECONDS", "KILL_GRACE", "DESTROY_SECONDS", "DEATH_SECONDS"):
-        monkeypatch.setattr(sandbox_module, name, 0.05)
+    monkeypatch.setattr(sandbox_module, "KILL_GRACE", 0.05)
+    for name in ("SEND_SECONDS", "DESTROY_SECONDS", "DEATH_SECONDS"):
+        monkeypatch.setattr(link, name, 0.05)
     container = Stuck(greeting)
     container._sent += wire.encode_json(Type.HELLO, 0, {"protocol": 1})
     async with opened(container, Profile("python")) as sandbox:

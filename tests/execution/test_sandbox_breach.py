@@ -10,7 +10,7 @@ import pytest
 from sandbox_server import wire
 from sandbox_server.engines.fake import FakeEngine
 from sandbox_server.errors import EngineUnavailable, SandboxLost
-from sandbox_server.execution import sandbox as sandbox_module
+from sandbox_server.execution import link
 from sandbox_server.execution.models import InputFile, RunEvent
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.wire import Type
@@ -130,7 +130,7 @@ async def test_a_runner_of_another_protocol_never_becomes_ready(hello: bytes) ->
 
 
 async def test_a_silent_runner_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox_module, "HANDSHAKE_SECONDS", 0.05)
+    monkeypatch.setattr(link, "HANDSHAKE_SECONDS", 0.05)
     engine = FakeEngine()
     engine.mute = True
     sandbox = Sandbox(await start(engine), PYTHON)

@@ -13,7 +13,9 @@ import anyio
 import pytest
 
 from sandbox_server.errors import ConfigError
-from sandbox_server.execution.store import Deposit, Spool, Store, clear
+from sandbox_server.execution.blobs import clear
+from sandbox_server.execution.spool import Spool
+from sandbox_server.execution.store import Deposit, Store
 
 KIB = 1024
 
@@ -61,7 +63,7 @@ async def test_bytes_come_back_and_lie_under_names_of_our_own(tmp_path: Path) ->
 async def test_a_store_without_a_place_of_its_own_makes_one_and_removes_it() -> None:
     async with opened(None) as store:
         await keep(store, "me", b"x")
-        path = store._path
+        path = store._blobs.path
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
     assert not path.exists()
 

@@ -302,6 +302,12 @@ async def test_names_that_can_not_be_shown_are_escaped_in_listings(place: Place)
     assert isinstance(found, Matches)
     assert len(found.matches) == len(names)
     assert all(match.path.isprintable() for match in found.matches)
+    for path in ("d/a\\nb", "d/a\nb", "d/\x1b[2J", "d/\\x1b[2J"):
+        refusal = await refused(place, ReadFile(path))
+        assert "code_execution" in refusal.hint
+    renamed = "import glob; os.rename(glob.glob('d/a*b')[0], 'd/named')"
+    assert (await place.run(renamed)).outcome == "ok"
+    assert await place.read("d/named") == b"here"
     # They are gone with their directory.
     await place.do(DeleteFile("d", recursive=True))
     assert await place.names() == []

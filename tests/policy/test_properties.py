@@ -157,7 +157,7 @@ def level(policy: Policy, who: Principal, request: Request) -> int:
     return 0 if decision.would_deny else ORDER[decision.effect]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data(), documents(), PRINCIPALS, REQUESTS)
 def test_adding_a_deny_never_allows_more(
     data: st.DataObject, document: dict[str, Any], who: Principal, request: Request
@@ -176,7 +176,7 @@ def test_adding_a_deny_never_allows_more(
     assert level(loaded(document), who, request) <= before
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data(), documents(), PRINCIPALS, REQUESTS)
 def test_removing_an_allow_never_allows_more(
     data: st.DataObject, document: dict[str, Any], who: Principal, request: Request
@@ -195,7 +195,7 @@ def test_removing_an_allow_never_allows_more(
     assert after <= level(loaded(document), who, request)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(documents(), PRINCIPALS)
 def test_effective_limits_never_exceed_the_ceilings(document: dict[str, Any], who: Principal) -> None:
     policy = loaded(document)
@@ -212,7 +212,7 @@ def test_effective_limits_never_exceed_the_ceilings(document: dict[str, Any], wh
         assert granted.quotas["concurrent"].value <= ceilings.concurrent
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(documents())
 def test_a_policy_that_is_written_back_loads_as_itself(document: dict[str, Any]) -> None:
     policy = loaded(document)
@@ -240,7 +240,7 @@ WEIRD = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(WEIRD, st.dictionaries(st.text(max_size=5), ANYTHING, max_size=3), st.booleans())
 def test_nothing_makes_decide_raise(request: Request, claims: dict[str, Json], observe: bool) -> None:
     policy = everything("observe" if observe else "enforce")

@@ -12,7 +12,7 @@ from mcp.client._memory import InMemoryTransport
 
 from sandbox_server.engines.profile import SandboxLimits
 from sandbox_server.errors import NotFound
-from sandbox_server.execution.api import Caller, OnEvent
+from sandbox_server.execution.api import Caller, OnEvent, unheard
 from sandbox_server.execution.caps import Caps
 from sandbox_server.execution.file_models import FileAnswer, FileOperation, FileResult, Written
 from sandbox_server.execution.models import (
@@ -57,6 +57,10 @@ OK = RunResult(
     session=SessionInfo(id=None, state="none"),
     isolation=Isolation(runtime="runc", grade="container"),
 )
+
+
+async def _at_once(on_event: OnEvent) -> None:
+    """For an operation that waits for nothing."""
 
 
 async def print_42(request: RunRequest, on_event: OnEvent) -> RunResult:
@@ -138,6 +142,7 @@ class FakeExecutor:
     background: FakeProcesses = field(default_factory=lambda: FakeProcesses())
     handles: list[str | None] = field(default_factory=list)
     operations: list[FileOperation] = field(default_factory=list)
+    file_wait: Callable[[OnEvent], Awaitable[None]] = _at_once
     file_script: Callable[[FileOperation], FileResult] = lambda operation: Written(3)
     closed: list[str] = field(default_factory=list)
     started: anyio.Event = field(default_factory=anyio.Event)
@@ -162,9 +167,15 @@ class FakeExecutor:
         return replace(result, session=SessionInfo(id=connection, state="kept"))
 
     async def files(
-        self, operation: FileOperation, *, caller: Caller, session: str | None = None
+        self,
+        operation: FileOperation,
+        *,
+        caller: Caller,
+        session: str | None = None,
+        on_event: OnEvent = unheard,
     ) -> FileAnswer:
         self.operations.append(operation)
+        await self.file_wait(on_event)
         self.handles.append(session)
         made = "m" * 32 if caller.connection is None else caller.connection
         return FileAnswer(self.file_script(operation), SessionInfo(session or made, "kept", 900.0))

@@ -228,7 +228,7 @@ json_values = st.recursive(
 names = st.sampled_from([*CodeExecutionArguments.model_fields, "session", "\ud800"])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(arguments=st.dictionaries(names, json_values, max_size=5))
 def test_no_arguments_whatsoever_are_an_exception(arguments: dict[str, Any]) -> None:
     executor = FakeExecutor()

@@ -93,6 +93,19 @@ async def test_who_does_not_ask_gets_no_notifications(era: str) -> None:
     assert messages == []
 
 
+async def test_a_file_operation_that_waits_tells_its_position(era: str) -> None:
+    seen = Seen()
+
+    async def wait(on_event: OnEvent) -> None:
+        on_event(Queued(3, turn=True))
+        await seen.arrived.wait()
+
+    async with connect(build_server(FakeExecutor(file_wait=wait), version="0"), era) as client:
+        with anyio.fail_after(5):
+            await client.call_tool("filesystem", {"operation": "list"}, progress_callback=seen)
+    assert seen.messages == ["waiting for its turn in the session, position 3"]
+
+
 async def test_our_errors_stay_themselves_under_progress(era: str) -> None:
     async def script(request: RunRequest, on_event: OnEvent) -> RunResult:
         on_event(Queued(9))

@@ -97,7 +97,12 @@ async def test_all_facts_of_a_run_are_in_the_structured_result() -> None:
     assert facts["limit"] == "output"
     assert facts["truncated"]["stdout"] == {"total_bytes": 1_000_007, "omitted_bytes": 1_000_000}
     assert facts["truncated"]["display"] == {"omitted": 2}
-    assert facts["usage"] == {"wall_seconds": 0.01, "cpu_seconds": 0.005, "peak_memory_bytes": 9_000_000}
+    assert facts["usage"] == {
+        "wall_seconds": 0.01,
+        "cpu_seconds": 0.005,
+        "peak_memory_bytes": 9_000_000,
+        "memory_limit_shared": False,
+    }
     assert facts["timings"]["warm"] is True
     assert facts["session"]["state"] == "kept"
     assert facts["isolation"] == {"runtime": "runc", "grade": "container", "seccomp": "default"}
@@ -112,6 +117,14 @@ async def test_images_come_as_image_blocks_and_html_inline() -> None:
     assert isinstance(block, types.ImageContent)
     assert (block.mime_type, base64.b64decode(block.data)) == ("image/png", PNG)
     assert "image/png" in text_of(answer)
+
+
+async def test_a_death_by_memory_that_may_be_a_background_processs_says_so() -> None:
+    dead = replace(OK, outcome="out_of_memory", limit="memory")
+    assert "background" not in text_of(await run(dead))
+    shared = await run(replace(dead, limit_shared=True))
+    assert "by it or by what a background process has started" in text_of(shared)
+    assert shared.structured_content["usage"]["memory_limit_shared"] is True
 
 
 async def test_silence_is_said_not_left_to_guess() -> None:

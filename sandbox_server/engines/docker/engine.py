@@ -119,13 +119,16 @@ class DockerEngine:
 
     async def reap(self, *, now: float) -> int:
         """Remove what is past its deadline, and what of this boot nobody owns."""
-        due = [c["Id"] for c in await self._list() if self._is_due(c, now)]
+        before = set(self._live)  # what is listed may be destroyed by the time that we read the list
+        due = [c["Id"] for c in await self._list() if self._is_due(c, now, before)]
         return await self._remove_all(due)
 
-    def _is_due(self, listed: Mapping[str, Any], now: float) -> bool:
+    def _is_due(self, listed: Mapping[str, Any], now: float, before: set[str]) -> bool:
         if labels.read_deadline(listed["Labels"]) <= now:
             return True
-        if listed["Labels"].get(labels.BOOT_ID) != self._owner.boot_id or listed["Id"] in self._live:
+        if listed["Labels"].get(labels.BOOT_ID) != self._owner.boot_id:
+            return False
+        if listed["Id"] in self._live or listed["Id"] in before:
             return False
         return not any(name.lstrip("/") in self._starting for name in listed["Names"])
 

@@ -20,7 +20,7 @@ soup = st.lists(st.sampled_from(WORDS) | st.text(max_size=3), max_size=40).map("
 anything = st.text(max_size=200) | soup
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(anything, st.sampled_from(DIALECTS), st.sampled_from(OPERATIONS))
 def test_any_text_gets_a_verdict_that_holds_for_what_would_run(
     sql: str, dialect: Dialect, operation: Operation
@@ -37,7 +37,7 @@ def test_any_text_gets_a_verdict_that_holds_for_what_would_run(
         )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(st.data(), st.sampled_from(DIALECTS))
 def test_a_query_with_a_piece_of_another_gets_a_verdict(data: st.DataObject, dialect: Dialect) -> None:
     queries = st.sampled_from([*QUERIES[dialect], *attacks(dialect)])
