@@ -51,9 +51,13 @@ def _belongs(pid, table, known, roots):
         step = table.get(step)
         if step is None or len(line) > LONGEST_LINE:
             # An ancestor has ended while we looked: who adopted its children is to be seen by now.
-            return any(_descends(pid, roots) for _ in range(WALKS))
+            return _belongs_now(pid, roots)
     known.update(dict.fromkeys(line, known[step]))
     return known[step]
+
+
+def _belongs_now(pid, roots):
+    return any(_descends(pid, roots) for _ in range(WALKS))
 
 
 def _descends(pid, roots):
@@ -96,8 +100,12 @@ def is_alone(spare, roots):
 
 
 def _strangers(spare, roots):
-    kin = members(roots)
-    return [pid for pid in numbers() if pid not in spare and pid not in kin and not processes.is_dead(pid)]
+    table = parents()
+    kin = members(roots, table)
+    others = (pid for pid in numbers() if pid not in spare and pid not in kin)
+    # Who was born since the table was made is in none of the two, and may be kin nevertheless.
+    strangers = (pid for pid in others if pid in table or not _belongs_now(pid, roots))
+    return [pid for pid in strangers if not processes.is_dead(pid)]
 
 
 def kill_all(spare, roots, until, freeze=()):

@@ -179,6 +179,16 @@ async def test_who_starts_while_another_is_ended_is_not_left_standing(station: S
                 tasks.start_soon(start, bool(index % 2))
 
 
+async def test_what_is_born_while_it_is_looked_at_lives(station: Station) -> None:
+    """Each look at a session asks who does not belong there; who was born meanwhile was taken for a stranger."""
+    await station.cell("x = 42")
+    code = "for n in {1..3000}; do (:) || echo killed; done; echo done"
+    process = await station.start("bash", "-c", code)
+    while (await station.view(process)).running:
+        pass
+    assert await station.says(process, "done") == "done\n"
+
+
 async def test_stdin_is_written_and_closed(station: Station) -> None:
     process = await station.start("sort")
     await station.write(process, b"b\n")
