@@ -47,6 +47,11 @@ class Story:
     kind: Kind = "none"
     pattern: str = ""
 
+    def refused(self, why: Refused) -> None:
+        """Before the program is told: it may never wait for that, and what is recorded must not be its choice."""
+        self.verdict, self.reason = why.verdict, why.message
+        self.rule = why.rule if why.verdict == "denied" else self.rule
+
 
 class Connection:
     """State of one connection. `current` is what was last allowed, for judging again when rules change."""
@@ -118,14 +123,13 @@ class Connection:
         try:
             yield story
         except Refused as refused:
-            story.verdict, story.reason = refused.verdict, refused.message
-            story.rule = refused.rule if refused.verdict == "denied" else story.rule
+            story.refused(refused)
             raise
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             story.reason = story.reason or "the connection was closed"
             raise
         except CapReached as reached:
-            story.reason = f"limit: {reached}"
+            story.reason = story.reason or f"limit: {reached}"
             raise
         except anyio.get_cancelled_exc_class():
             story.reason = story.reason or self._ended_for or "the run ended"

@@ -270,6 +270,7 @@ class Exchange:
 
     async def refuse(self, refused: Refused, story: Story) -> None:
         """Tell the program, if it has not been told anything else."""
+        story.refused(refused)
         if self.answered:
             return
         self._connection.client.answering = True
