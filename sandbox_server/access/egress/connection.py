@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import anyio
+import h11
 from anyio.abc import ByteStream
 
 from sandbox_server.access.egress.models import (
@@ -123,10 +124,17 @@ class Connection:
         try:
             yield story
         except Refused as refused:
-            story.refused(refused)
+            if refused.told:
+                story.reason = "a request in it was refused"
+            else:
+                story.refused(refused)
+            refused.told = True
             raise
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             story.reason = story.reason or "the connection was closed"
+            raise
+        except (h11.ProtocolError, OSError):
+            story.reason = story.reason or "what came broke off or was no HTTP"
             raise
         except CapReached as reached:
             story.reason = story.reason or f"limit: {reached}"

@@ -70,6 +70,15 @@ async def test_a_server_is_let_go_when_the_program_can_not_be_told_of_it(world: 
     assert world.records[-1].reason == "limit: bytes_in"
 
 
+async def test_a_body_that_breaks_off_is_told_in_the_record(world: World) -> None:
+    origin = await world.origin()
+    world.allow(SITE, origin.port)
+    head = f"POST http://{SITE}:{origin.port}/ HTTP/1.1\r\nHost: {SITE}:{origin.port}\r\n"
+    assert await world.say(f"{head}Transfer-Encoding: chunked\r\n\r\nnonsense\r\n".encode()) == b""
+    (record,) = world.records
+    assert (record.verdict, record.reason) == ("allowed", "what came broke off or was no HTTP")
+
+
 async def sink(frame: bytes) -> None:
     """A runner that takes everything and gives no credit."""
 

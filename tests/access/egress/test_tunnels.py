@@ -189,10 +189,12 @@ async def test_plain_http_in_a_tunnel_is_judged_like_any_other(world: World) -> 
         await stream.send(f"GET /secret HTTP/1.1\r\nHost: {SITE}:{origin.port}\r\n\r\n".encode())
         assert status(await rest(stream)) == 403
     assert [each.split(b" ")[1] for each in origin.seen if each] == [b"/open"]
-    assert [(record.method, record.verdict) for record in world.records][:2] == [
-        ("GET", "allowed"),
-        ("GET", "denied"),
+    assert [(record.kind, record.method, record.verdict) for record in world.records] == [
+        ("http", "GET", "allowed"),
+        ("http", "GET", "denied"),
+        ("connect", None, "allowed"),
     ]
+    assert (world.records[2].rule, world.records[2].reason) == ("r1", "a request in it was refused")
 
 
 @pytest.mark.parametrize(
