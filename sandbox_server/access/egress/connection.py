@@ -49,7 +49,7 @@ class Story:
     pattern: str = ""
 
     def refused(self, why: Refused) -> None:
-        """Before the program is told: it may never wait for that, and what is recorded must not be its choice."""
+        """Before the program is told: it may never wait for that, and must not choose what is recorded."""
         self.verdict, self.reason = why.verdict, why.message
         self.rule = why.rule if why.verdict == "denied" else self.rule
 
