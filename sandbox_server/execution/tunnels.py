@@ -145,7 +145,7 @@ class Tunnels:
 
     def begin(self, outlet: Outlet) -> int:
         """From now on, until `shut`, the runner may accept. Returns how many at once."""
-        self._outlet, most = outlet, max(1, outlet.tunnels)
+        self._outlet, most = outlet, outlet.tunnels
         # What it was told before may still hold when its next connection comes.
         self._most = max(self._most, most)
         return most
