@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -20,7 +20,7 @@ from sandbox_server.access.egress.models import (
     Verdict,
 )
 from sandbox_server.access.egress.streams import CapReached, Client
-from sandbox_server.errors import PolicyDenied
+from sandbox_server.errors import ConfigError, PolicyDenied
 from sandbox_server.execution.egress import EgressAccess
 from sandbox_server.guards.addresses import IPAddress
 from sandbox_server.guards.web import EgressGrant, EgressLimits
@@ -101,7 +101,9 @@ class Connection:
         return stream
 
     def is_still_allowed(self) -> bool:
-        """By the rules as they are now."""
+        """By the rules and limits as they are now."""
+        if self._has_too_much():
+            return False
         if self.current is None:
             return True
         connect, before = self.current
@@ -112,6 +114,14 @@ class Connection:
         if (grant.opaque, grant.terminate) != (before.opaque, before.terminate):
             return False
         return self.address is None or self.gateway.dialler.check(self.address, connect.port, grant) is None
+
+    def _has_too_much(self) -> bool:
+        """It keeps the limits that it began with."""
+        try:
+            now = self.gateway.limits(self.access.profile)
+        except ConfigError:
+            return True
+        return any(getattr(now, each.name) < getattr(self.limits, each.name) for each in fields(now))
 
     # --- telling
 
