@@ -109,9 +109,11 @@ class Exchange:
             heads.check_framing(list(request.headers))
             if heads.wants_upgrade(list(request.headers)):
                 raise Refused(
-                    "plain HTTP is not upgraded (WebSocket)",
+                    "a request that is read here is not upgraded (WebSocket)",
                     rule="floor.http",
-                    hint="use a tunnel: wss://, or CONNECT",
+                    hint="use a tunnel: wss://, or CONNECT"
+                    if url.scheme == "http"
+                    else "the operator can allow this host by a rule without 'terminate'",
                 )
             heads.check_meaning(list(request.headers))
             connect = Connect(
