@@ -9,6 +9,7 @@ All that the package manager says goes to stderr; if it went well stdout gets on
 Everything here runs as the program would, and is worth as much: the server checks what it reads of it.
 """
 
+import contextlib
 import errno
 import glob
 import json
@@ -33,6 +34,8 @@ def main():
     os.makedirs(TEMPORARY, mode=0o700, exist_ok=True)
     os.chdir(ROOT)
     before = installed(tool)
+    with contextlib.suppress(OSError):
+        os.unlink(ROOT + "/.npmrc")  # which npm reads whatever it is told, and only a program can have written
     try:
         code, no_space = call(command(tool, wanted))
     finally:

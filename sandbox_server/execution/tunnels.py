@@ -21,7 +21,8 @@ _log = logging.getLogger(__name__)
 
 Send = Callable[[bytes], Awaitable[None]]
 SLOT_SECONDS = 0.05
-"""For which a connection takes its place at least: who connects in a loop must not keep the server busy."""
+"""For which a connection takes its place at least, however it ends: who connects in a loop must not keep the
+server busy."""
 _CREDIT_STEP = wire.TUNNEL_WINDOW // 2
 
 
@@ -145,7 +146,7 @@ class Tunnels:
 
     def begin(self, outlet: Outlet) -> int:
         """From now on, until `shut`, the runner may accept. Returns how many at once."""
-        self._outlet, most = outlet, max(1, outlet.tunnels)
+        self._outlet, most = outlet, outlet.tunnels
         # What it was told before may still hold when its next connection comes.
         self._most = max(self._most, most)
         return most
@@ -188,16 +189,20 @@ class Tunnels:
 
     async def _serve(self, tunnel: Tunnel, outlet: Outlet) -> None:
         try:
+            await self._served(tunnel, outlet)
+            await anyio.sleep(max(0.0, tunnel.born + SLOT_SECONDS - time.monotonic()))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await tunnel.aclose()
+            self._forget(tunnel)
+
+    async def _served(self, tunnel: Tunnel, outlet: Outlet) -> None:
+        try:
             with tunnel.scope:
                 await outlet.serve(tunnel)
                 await tunnel.send_eof()
-                await anyio.sleep(max(0.0, tunnel.born + SLOT_SECONDS - time.monotonic()))
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             pass  # the program has gone
         except Exception:
             # A bug of ours costs this connection, not the sandbox.
             _log.exception("a connection out of a sandbox failed")
-        finally:
-            with anyio.CancelScope(shield=True):
-                await tunnel.aclose()
-            self._forget(tunnel)

@@ -27,7 +27,7 @@ _RANGE = rf"{_COMPARED}(?: (?:\|\| |- )?{_COMPARED})*"
 _TAG = r"[A-Za-z][A-Za-z0-9_-]*"
 _NPM: Final = re.compile(rf"(?P<name>(?:@{_PART}/)?{_PART})(?:@(?:{_RANGE}|{_TAG}))?")
 
-# A package manager takes such a word for a file that may lie around.
+# A package manager takes a word, or npm a version, that ends so for a file that may lie around.
 _FILES: Final = (".whl", ".zip", ".egg", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tbz", ".txz")
 
 _FORMS: Final = {
@@ -40,7 +40,7 @@ def package_name(text: str, ecosystem: Ecosystem) -> str:
     """The name in `text`, as its index compares it. Raises ValueError saying what it should look like."""
     pattern = _PIP if ecosystem == "pip" else _NPM
     found = pattern.fullmatch(text) if len(text) <= LONGEST else None
-    if found is None or found["name"].lower().endswith(_FILES):
+    if found is None or text.lower().endswith(_FILES) or found["name"].lower().endswith(_FILES):
         raise ValueError(f"must be {_FORMS[ecosystem]}; no URL, path or option")
     return normal_name(found["name"]) if ecosystem == "pip" else found["name"]
 

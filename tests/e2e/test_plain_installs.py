@@ -137,6 +137,18 @@ async def test_scripts_of_npm_packages_run_only_for_a_program_that_asks_for_it(p
     assert said == "0 true", complaint
 
 
+async def test_npms_settings_for_the_place_where_packages_go_do_not_hold(place: Place) -> None:
+    trap = "const f = require('fs'), d = '/workspace/.packages'; f.mkdirSync(d, {recursive: true}); f.writeFileSync(d + '/.npmrc', 'dry-run=true')"
+    manager, caller = place.egress.lab.manager, Caller(connection="settings")
+    try:
+        await manager.run(RunRequest("javascript", trap), caller=caller, on_event=lambda _: None)
+        use = RunRequest("javascript", "console.log(require('demo-npm'))", packages=("demo-npm",))
+        result = await manager.run(use, caller=caller, on_event=lambda _: None)
+    finally:
+        await manager.close_connection("settings")
+    assert (result.outcome, result.stdout.text) == ("ok", "42\n"), result.stderr.text
+
+
 def tools(further: Mapping[str, str], base: str) -> Indexes:
     """pip and npm of a host whose own index has nothing, and whose further ones are `further`."""
 

@@ -13,6 +13,7 @@ from anyio.abc import ByteStream
 from sandbox_server import wire
 from sandbox_server.engines.fake import FakeEngine
 from sandbox_server.errors import ConfigError
+from sandbox_server.execution import tunnels
 from sandbox_server.execution.api import Caller
 from sandbox_server.execution.sandbox import Sandbox
 from sandbox_server.wire import Frame, Type
@@ -63,8 +64,9 @@ class Place:
 
 
 @asynccontextmanager
-async def running(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
-    """A run with a way out goes on; every frame that the host sends is kept."""
+async def running(monkeypatch: pytest.MonkeyPatch, slot: float = 0.0) -> AsyncIterator[Place]:
+    """A run with a way out goes on; every frame that the host sends is kept. `slot`: see `SLOT_SECONDS`."""
+    monkeypatch.setattr(tunnels, "SLOT_SECONDS", slot)
     container = await start(FakeEngine())
     async with opened(container) as sandbox, anyio.create_task_group() as tasks:
         place = Place(container, sandbox, Outlet())
@@ -161,6 +163,16 @@ async def test_a_connection_without_a_grant_is_a_breach() -> None:
         await say(container, accept())
         await anyio.wait_all_tasks_blocked()
         assert not sandbox.alive
+
+
+async def test_who_resets_its_connections_in_a_loop_makes_them_no_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running(monkeypatch, slot=3600.0) as place:
+        place.outlet.handler = lambda tunnel: anyio.sleep_forever()
+        await place.say(accept(), wire.encode_json(Type.CLOSE, FIRST, {}))
+        assert place.outlet.ended == 1
+        assert (place.told(Type.CANCEL), len(place.sandbox.way_out)) == ([], 1)
 
 
 async def test_the_runners_close_ends_whoever_serves(monkeypatch: pytest.MonkeyPatch) -> None:

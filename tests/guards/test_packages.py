@@ -49,7 +49,8 @@ HOSTILE = [
     "six==1.0; x", "six[a", "six[../x]", "six==", "six===1", "six==1 --hash=x", "six$(id)", "six`id`", "six|id", "s\0x",
     "six-1.0-py3-none-any.whl", "six.zip", "six.tar.gz", "x.tgz", "s\u0456x", "six==1.0\u2028x", "%73ix", "six\\x",
     "C:six", "six:1", "@six", "@a/b/c", "a/b", "github:a/b", "x@npm:y", "x@file:y", "x@git+ssh://y", "x@..", "x@.",
-    "x@~/y", "x@./y.tgz", "x@y.tgz", "x@https://y", "x@a/b", "x@1 --registry=y", "x@^1 ; id", "x@-1", "x@@y",
+    "x@~/y", "x@./y.tgz", "x@y.tgz", "x@1.0.0-x.tgz", "x@1.0.0-X.TAR", "x@^1 || 1.0.0+y.tar.gz", "six==1.0.tar.gz",
+    "six==1.0.zip", "six[x]>=1,<2.whl", "x@https://y", "x@a/b", "x@1 --registry=y", "x@^1 ; id", "x@-1", "x@@y",
     "x" * (LONGEST + 1),
 ]  # fmt: skip
 

@@ -348,6 +348,7 @@ def test_the_same_roles_share_one_effective_policy() -> None:
         ("{a: {databases: {w: {dsn: 'postgres://u:hunter2@h/d', dialect: postgres}}}}", "",
          "expected secret://NAME"),
         ("{a: {databases: {w: {dsn: 'secret://x', dialect: oracle}}}}", "", "expected 'sqlite'"),
+        ("{a: {}}", "egress: {profiles: {p: {tunnels: 0}}}\n", "egress.profiles.p.tunnels"),
         ("{a: {}}", "egress: {profiles: {p: {allow: ['@pypi']}}}\n",
          "unknown alias, known are @python-index"),
         ("{a: {}}", "egress: {profiles: {p: {allow: [{hosts: [], opaque: true, terminate: true}]}}}\n",

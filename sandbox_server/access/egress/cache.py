@@ -31,7 +31,7 @@ MOST_FILES: Final = 20_000
 MOST_WRITERS: Final = 8
 _ABANDONED: Final = 3600.0
 _SHARE: Final = 4
-"""One file may take this part of it all."""
+"""One file may take this part of it all, as may those that are still coming, besides what is kept."""
 
 PLAIN_HEADERS: Final[Headers] = [
     (b"host", b"set-by-the-proxy"),
@@ -85,51 +85,64 @@ class KeptFile:
 class FileCache:
     """At most `size` bytes in `directory`, which is the server's own; what was not used for longest goes.
 
-    Servers may share it: a file appears whole, by being renamed. A store that fails is a miss."""
+    A file's name is any text that says which is meant. Servers may share it: a file appears whole, by being
+    renamed. A store that fails is a miss."""
 
     def __init__(self, directory: Path, size: int = SIZE) -> None:
         self._directory = directory
         self._size = size
         self._writers = 0
+        self._coming = 0
         self.hits = 0
         self.misses = 0
 
-    async def open(self, url: str) -> KeptFile | None:
-        found = await anyio.to_thread.run_sync(self._open, self._path(url))
+    async def open(self, name: str) -> KeptFile | None:
+        found = await anyio.to_thread.run_sync(self._open, self._path(name))
         self.hits += found is not None
         self.misses += found is None
         return found
 
     @asynccontextmanager
-    async def writer(self, url: str) -> AsyncIterator[CacheWriter | None]:
+    async def writer(self, name: str) -> AsyncIterator[CacheWriter | None]:
         """None: nothing more can be kept now. What is not finished in there is not kept."""
         if self._writers >= MOST_WRITERS:
             yield None
             return
         self._writers += 1
-        writer = CacheWriter(self, self._path(url))
+        writer = CacheWriter(self, self._path(name))
         try:
             yield writer
         finally:
             self._writers -= 1
             writer.drop()
 
-    def _path(self, url: str) -> Path:
-        return self._directory / hashlib.sha256(url.encode()).hexdigest()
+    def _path(self, name: str) -> Path:
+        return self._directory / hashlib.sha256(name.encode()).hexdigest()
 
     def _open(self, path: Path) -> KeptFile | None:
         try:
             file = path.open("rb")
         except OSError:
             return None
+        kept = KeptFile(file)
+        if not kept.size:
+            file.close()
+            return None
         with suppress(OSError):
             os.utime(path)
-        return KeptFile(file)
+        return kept
 
     # --- for the writer
 
-    def fits(self, size: int) -> bool:
-        return 0 < size <= self._size // _SHARE
+    def reserve(self, size: int) -> bool:
+        """Whether there is room for one more of that size, which it then has until `release`."""
+        if not 0 < size <= self._size // _SHARE - self._coming:
+            return False
+        self._coming += size
+        return True
+
+    def release(self, size: int) -> None:
+        self._coming -= size
 
     def make(self, path: Path) -> tuple[Path, BinaryIO]:
         """Raises OSError."""
@@ -138,16 +151,19 @@ class FileCache:
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         return part, os.fdopen(fd, "wb")
 
-    def keep(self, part: Path, path: Path) -> None:
+    def keep(self, file: BinaryIO, part: Path, path: Path) -> None:
         """Raises OSError."""
+        with file:
+            file.flush()
+            os.fsync(file.fileno())  # or a failing power supply leaves the name without its content
         part.replace(path)
         self._clear_parts()
         files = sorted(self._files(), reverse=True)
         total = 0
-        for count, (_, size, file) in enumerate(files, 1):
+        for count, (_, size, each) in enumerate(files, 1):
             total += size
-            if (total > self._size or count > MOST_FILES) and file != path:
-                file.unlink(missing_ok=True)
+            if (total > self._size or count > MOST_FILES) and each != path:
+                each.unlink(missing_ok=True)
 
     def _files(self) -> Iterable[tuple[float, int, Path]]:
         for entry in os.scandir(self._directory):
@@ -172,12 +188,14 @@ class CacheWriter:
         self._path = path
         self._part: Path | None = None
         self._file: BinaryIO | None = None
+        self._reserved = 0
         self._left = 0
 
     async def begin(self, status: int, headers: Headers) -> None:
         size = _size_of(status, headers)
-        if size is None or not self._cache.fits(size):
+        if size is None or not self._cache.reserve(size):
             return
+        self._reserved = size
         try:
             self._part, self._file = await anyio.to_thread.run_sync(self._cache.make, self._path)
             self._left = size
@@ -199,8 +217,7 @@ class CacheWriter:
             return
         file, part = self._file, self._part
         try:
-            file.close()
-            await anyio.to_thread.run_sync(self._cache.keep, part, self._path)
+            await anyio.to_thread.run_sync(self._cache.keep, file, part, self._path)
             self._part = None
         except OSError:
             pass
@@ -214,6 +231,8 @@ class CacheWriter:
             if self._part is not None:
                 self._part.unlink(missing_ok=True)
         self._file = self._part = None
+        self._cache.release(self._reserved)
+        self._reserved = 0
 
 
 def _size_of(status: int, headers: Headers) -> int | None:

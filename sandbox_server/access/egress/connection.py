@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import anyio
+import h11
 from anyio.abc import ByteStream
 
 from sandbox_server.access.egress.models import (
@@ -19,7 +20,7 @@ from sandbox_server.access.egress.models import (
     Verdict,
 )
 from sandbox_server.access.egress.streams import CapReached, Client
-from sandbox_server.errors import PolicyDenied
+from sandbox_server.errors import ConfigError, PolicyDenied
 from sandbox_server.execution.egress import EgressAccess
 from sandbox_server.guards.addresses import IPAddress
 from sandbox_server.guards.web import EgressGrant, EgressLimits
@@ -46,6 +47,11 @@ class Story:
     cached: bool = False
     kind: Kind = "none"
     pattern: str = ""
+
+    def refused(self, why: Refused) -> None:
+        """Before the program is told: it may never wait for that, and must not choose what is recorded."""
+        self.verdict, self.reason = why.verdict, why.message
+        self.rule = why.rule if why.verdict == "denied" else self.rule
 
 
 class Connection:
@@ -95,7 +101,9 @@ class Connection:
         return stream
 
     def is_still_allowed(self) -> bool:
-        """By the rules as they are now."""
+        """By the rules and limits as they are now."""
+        if self._has_too_much():
+            return False
         if self.current is None:
             return True
         connect, before = self.current
@@ -106,6 +114,14 @@ class Connection:
         if (grant.opaque, grant.terminate) != (before.opaque, before.terminate):
             return False
         return self.address is None or self.gateway.dialler.check(self.address, connect.port, grant) is None
+
+    def _has_too_much(self) -> bool:
+        """It keeps the limits that it began with."""
+        try:
+            now = self.gateway.limits(self.access.profile)
+        except ConfigError:
+            return True
+        return any(getattr(now, each.name) < getattr(self.limits, each.name) for each in fields(now))
 
     # --- telling
 
@@ -118,14 +134,20 @@ class Connection:
         try:
             yield story
         except Refused as refused:
-            story.verdict, story.reason = refused.verdict, refused.message
-            story.rule = refused.rule if refused.verdict == "denied" else story.rule
+            if refused.told:
+                story.reason = "a request in it was refused"
+            else:
+                story.refused(refused)
+            refused.told = True
             raise
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             story.reason = story.reason or "the connection was closed"
             raise
+        except (h11.ProtocolError, OSError):
+            story.reason = story.reason or "what came broke off or was no HTTP"
+            raise
         except CapReached as reached:
-            story.reason = f"limit: {reached}"
+            story.reason = story.reason or f"limit: {reached}"
             raise
         except anyio.get_cancelled_exc_class():
             story.reason = story.reason or self._ended_for or "the run ended"

@@ -102,3 +102,5 @@ class Refused(Exception):
         self.status = status
         self.socks = socks
         self.verdict: Verdict = verdict
+        self.told = False
+        """It is on record: the tunnel that such a request came by was not refused with it."""

@@ -57,12 +57,13 @@ async def decline(connection: Connection, refused: Refused) -> None:
 
 async def _speak_socks(connection: Connection) -> None:
     client = connection.client
-    with connection.told("socks5"):
+    with connection.told("socks5") as story:
         try:
             with in_time():
                 host, port = await socks.handshake(client)
             grant, server = await _open(connection, host, port)
         except Refused as refused:
+            story.refused(refused)
             client.answering = True
             await socks.reply(client, refused.socks)
             raise
@@ -163,7 +164,9 @@ async def _carry_tls(connection: Connection, host: str, port: int, server: ByteS
     try:
         with in_time():
             seen = await _check_hello(connection, host)
-    except Refused:
+    except Refused as refused:
+        if connection.story is not None:
+            connection.story.refused(refused)
         client.answering = True
         await client.send(TLS_ACCESS_DENIED)
         raise

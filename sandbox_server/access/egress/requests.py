@@ -109,9 +109,11 @@ class Exchange:
             heads.check_framing(list(request.headers))
             if heads.wants_upgrade(list(request.headers)):
                 raise Refused(
-                    "plain HTTP is not upgraded (WebSocket)",
+                    "a request that is read here is not upgraded (WebSocket)",
                     rule="floor.http",
-                    hint="use a tunnel: wss://, or CONNECT",
+                    hint="use a tunnel: wss://, or CONNECT"
+                    if url.scheme == "http"
+                    else "the operator can allow this host by a rule without 'terminate'",
                 )
             heads.check_meaning(list(request.headers))
             connect = Connect(
@@ -144,13 +146,15 @@ class Exchange:
         self, cache: FileCache, request: h11.Request, url: Url, grant: EgressGrant, story: Story
     ) -> None:
         """A file that never changes: from our store, or from its server and into it."""
-        if (file := await cache.open(str(url))) is not None:
+        # What came from a network that a rule opens is not for those who have none that does.
+        name = " ".join((str(url), *sorted(map(str, grant.addresses))))
+        if (file := await cache.open(name)) is not None:
             story.cached = True
             self._connection.client.count_cached()
             async with file:
                 await self._serve_file(file)
             return
-        async with self._server(url, grant) as server, cache.writer(str(url)) as writer:
+        async with self._server(url, grant) as server, cache.writer(name) as writer:
             # Ours, not the program's: what is kept must not depend on what a program has said.
             plain = h11.Request(method=request.method, target=request.target, headers=PLAIN_HEADERS)
             await _Forward(self, server, StreamRedactor(()), writer).run(plain, url, {})
@@ -270,6 +274,7 @@ class Exchange:
 
     async def refuse(self, refused: Refused, story: Story) -> None:
         """Tell the program, if it has not been told anything else."""
+        story.refused(refused)
         if self.answered:
             return
         self._connection.client.answering = True

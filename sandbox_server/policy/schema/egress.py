@@ -61,7 +61,7 @@ class EgressProfile(Strict):
     deny: tuple[Annotated[EgressDeny, BeforeValidator(_entry)], ...] = ()
     bytes_out: Bytes = _LIMITS.bytes_out
     bytes_in: Bytes = _LIMITS.bytes_in
-    tunnels: Annotated[int, Field(ge=0, le=MOST_TUNNELS)] = _LIMITS.tunnels
+    tunnels: Annotated[int, Field(ge=1, le=MOST_TUNNELS)] = _LIMITS.tunnels
     idle: Life = _LIMITS.idle
     total: Life = _LIMITS.total
 

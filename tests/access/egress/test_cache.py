@@ -125,6 +125,17 @@ async def test_what_the_policy_denies_is_not_given_from_the_store_either(
         assert (await until(stream, b"\r\n\r\n")).startswith(b"HTTP/1.1 4")
 
 
+async def test_a_file_of_an_address_that_one_rule_opens_is_not_given_by_another_that_does_not(
+    world: World, tmp_path: Path
+) -> None:
+    place = await mirror(world, tmp_path, answer())
+    assert status(await place.get()) == 200
+    world.allow(SITE, place.origin.port, terminate=True, cache=True, addresses=())
+    assert status(await place.get()) == 403
+    assert world.records[-2].rule == "floor.address"
+    assert place.asked == 1
+
+
 async def test_the_store_keeps_within_its_size_and_gives_up_what_was_not_used_for_longest(
     tmp_path: Path,
 ) -> None:
@@ -135,6 +146,29 @@ async def test_the_store_keeps_within_its_size_and_gives_up_what_was_not_used_fo
         os.utime(cache._path(name), (age, age))
     await keep(cache, "e", b"x" * 10)
     assert [name for name in "abcde" if cache._path(name).exists()] == ["a", "b", "c", "e"]
+
+
+async def test_what_is_on_its_way_into_the_store_is_bounded_too(tmp_path: Path) -> None:
+    cache = FileCache(tmp_path, size=400)
+    for _ in range(3):
+        async with cache.writer("a") as one, cache.writer("b") as two, cache.writer("c") as three:
+            kept = []
+            for writer in (one, two, three):
+                assert writer is not None
+                await writer.begin(200, [(b"content-length", b"50")])
+                kept.append(len(list(tmp_path.iterdir())))
+            assert kept == [1, 2, 2]
+
+
+async def test_a_file_that_lost_its_content_is_fetched_anew(world: World, tmp_path: Path) -> None:
+    """As the host's file system may do to it when the power fails."""
+    place = await mirror(world, tmp_path, answer())
+    await place.get()
+    (kept,) = (tmp_path / "files").iterdir()
+    os.truncate(kept, 0)
+    assert (await place.get()).endswith(b"\r\n\r\n" + BODY)
+    assert place.asked == 2
+    assert kept.read_bytes() == BODY
 
 
 async def test_an_answer_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import anyio
 import pytest
 from anyio.abc import ByteStream
 
+from sandbox_server import wire
+from sandbox_server.execution.tunnels import Tunnel
 from sandbox_server.guards.web import EgressLimits
 from tests.access.egress.world import SITE, World, echo, rest, status, until
 
@@ -66,6 +68,51 @@ async def test_a_server_is_let_go_when_the_program_can_not_be_told_of_it(world: 
     with anyio.fail_after(5):
         await gone.wait()
     assert world.records[-1].reason == "limit: bytes_in"
+
+
+async def test_a_body_that_breaks_off_is_told_in_the_record(world: World) -> None:
+    origin = await world.origin()
+    world.allow(SITE, origin.port)
+    head = f"POST http://{SITE}:{origin.port}/ HTTP/1.1\r\nHost: {SITE}:{origin.port}\r\n"
+    assert await world.say(f"{head}Transfer-Encoding: chunked\r\n\r\nnonsense\r\n".encode()) == b""
+    (record,) = world.records
+    assert (record.verdict, record.reason) == ("allowed", "what came broke off or was no HTTP")
+
+
+async def sink(frame: bytes) -> None:
+    """A runner that takes everything and gives no credit."""
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"CONNECT {SITE}:443 HTTP/1.1\r\nHost: {SITE}:443\r\n\r\n".encode(),
+        f"GET http://{SITE}/ HTTP/1.1\r\nHost: {SITE}\r\n\r\n".encode(),
+        b"\5\1\0\5\1\0\3" + bytes((len(SITE),)) + SITE.encode() + b"\1\xbb",
+        b"GET / HTTP/1.1\r\nX Y: broken\r\n\r\n",
+    ],
+    ids=["connect", "http", "socks", "broken"],
+)
+async def test_what_was_denied_is_on_record_as_denied_though_the_program_does_not_wait_for_the_answer(
+    world: World, said: bytes
+) -> None:
+    tunnel = Tunnel(wire.FIRST_TUNNEL, sink)
+    spent = 2 if said.startswith(b"\5") else 0  # the answer to a greeting gets through, the refusal does not
+    await tunnel.send(bytes(wire.TUNNEL_WINDOW - spent))
+
+    async def serve() -> None:
+        with tunnel.scope:
+            await world.outlet.serve(tunnel)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve)
+        tunnel.take(wire.Frame(wire.Type.DATA, tunnel.number, said))
+        await anyio.wait_all_tasks_blocked()
+        tunnel.take(wire.Frame(wire.Type.CLOSE, tunnel.number, b"{}"))
+    (record,) = world.records
+    assert record.verdict == "denied"
+    assert record.rule in ("default", "floor.http")
+    assert record.reason
 
 
 @pytest.mark.parametrize(

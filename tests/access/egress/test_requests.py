@@ -171,6 +171,23 @@ async def test_plain_http_is_not_upgraded(world: World) -> None:
     assert seen(world) == []
 
 
+async def test_where_the_server_opens_tls_nothing_is_upgraded_either_and_the_hint_says_what_helps(
+    world: World,
+) -> None:
+    """E14."""
+    origin = await world.origin(tls=SITE)
+    world.allow(SITE, origin.port, terminate=True)
+    async with world.tunnel(SITE, origin.port) as stream:
+        inner = await tls(stream, SITE, world.trusting(world.authority))
+        await inner.send(
+            f"GET / HTTP/1.1\r\nHost: {SITE}:{origin.port}\r\nUpgrade: websocket\r\n\r\n".encode()
+        )
+        answer = await rest(inner)
+    assert status(answer) == 403
+    assert b"without 'terminate'" in answer
+    assert world.dialled == []
+
+
 async def test_a_websocket_goes_through_a_tunnel(world: World) -> None:
     """E14."""
     origin = await world.origin(

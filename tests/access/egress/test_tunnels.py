@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import ssl
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -189,10 +190,12 @@ async def test_plain_http_in_a_tunnel_is_judged_like_any_other(world: World) -> 
         await stream.send(f"GET /secret HTTP/1.1\r\nHost: {SITE}:{origin.port}\r\n\r\n".encode())
         assert status(await rest(stream)) == 403
     assert [each.split(b" ")[1] for each in origin.seen if each] == [b"/open"]
-    assert [(record.method, record.verdict) for record in world.records][:2] == [
-        ("GET", "allowed"),
-        ("GET", "denied"),
+    assert [(record.kind, record.method, record.verdict) for record in world.records] == [
+        ("http", "GET", "allowed"),
+        ("http", "GET", "denied"),
+        ("connect", None, "allowed"),
     ]
+    assert (world.records[2].rule, world.records[2].reason) == ("r1", "a request in it was refused")
 
 
 @pytest.mark.parametrize(
@@ -253,6 +256,21 @@ async def test_a_policy_that_is_tightened_closes_what_is_open(world: World) -> N
         assert await rest(stream) == b""
     assert world.records[0].reason == "the policy has changed"
     assert world.gateway.connections == 0
+
+
+@pytest.mark.parametrize("number", ["bytes_out", "bytes_in", "tunnels", "idle", "total"])
+async def test_a_policy_whose_limits_are_lower_closes_what_has_the_old_ones(
+    world: World, number: str
+) -> None:
+    origin = await world.origin(handler=echo)
+    world.allow(SITE, origin.port, opaque=True)
+    async with world.tunnel(SITE, origin.port) as stream, world.client() as silent:
+        await anyio.wait_all_tasks_blocked()
+        world.limits = replace(world.limits, **{number: getattr(world.limits, number) + 1})
+        assert world.gateway.recheck() == 0
+        world.limits = replace(world.limits, **{number: getattr(world.limits, number) - 2})
+        assert world.gateway.recheck() == 2
+        assert await rest(stream) == await rest(silent) == b""
 
 
 async def test_a_policy_that_breaks_denies(world: World) -> None:
