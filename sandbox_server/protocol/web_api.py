@@ -132,7 +132,7 @@ def _facts(result: WebResult) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "status": result.status,
         "url": result.url,
-        "headers": {name: visible(value) for name, value in result.headers},
+        "headers": _headers(result),
         "truncated": bool(body.cut),
         "redirects": [asdict(each) for each in result.redirects],
         "rule": visible(result.rule),
@@ -148,6 +148,14 @@ def _facts(result: WebResult) -> dict[str, Any]:
     if note := _note(result):
         facts["note"] = note
     return facts
+
+
+def _headers(result: WebResult) -> dict[str, str]:
+    """Lines of one name as one list, which is what they mean (RFC 9110, 5.3)."""
+    found: dict[str, list[str]] = {}
+    for name, value in result.headers:
+        found.setdefault(name, []).append(value)
+    return {name: visible(", ".join(values)) for name, values in found.items()}
 
 
 def _note(result: WebResult) -> str:

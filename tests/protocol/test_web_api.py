@@ -171,6 +171,16 @@ async def test_what_was_cut_and_what_was_not_sent_is_said() -> None:
     assert facts["note"] in text(result)
 
 
+async def test_a_header_that_came_in_several_lines_is_shown_whole() -> None:
+    async def paged(seen: Seen, stream: ByteStream) -> None:
+        links = b"Link: <a>; rel=next\r\nX-Page: 1\r\nlink: <b>; rel=last\r\n"
+        await stream.send(b"HTTP/1.1 204 No Content\r\n" + links + b"\r\n")
+
+    async with serve(paged) as server:
+        facts = structured(await call(url=f"http://{HOST}:{server.port}/"))
+    assert facts["headers"] == {"link": "<a>; rel=next, <b>; rel=last", "x-page": "1"}
+
+
 async def test_bytes_are_base64_and_redirects_are_told() -> None:
     async def script(seen: Any, stream: Any) -> None:
         first = b"HTTP/1.1 302 X\r\nLocation: /b\r\n\r\n"
