@@ -14,7 +14,7 @@ import structlog
 
 from sandbox_server.access.http.content import Presenter
 from sandbox_server.access.http.decoding import OFFERED
-from sandbox_server.access.http.headers import USER_AGENT, check_headers, shown_headers
+from sandbox_server.access.http.headers import USER_AGENT, check_headers, shown_headers, without
 from sandbox_server.access.http.hop import Answer, Content, exchange
 from sandbox_server.access.http.hops import Hop, told
 from sandbox_server.access.http.models import (
@@ -228,10 +228,10 @@ class Client:
     def _headers(self, sent: Outgoing, grant: WebGrant, journey: _Journey) -> list[tuple[str, str]]:
         """Ours first, then the caller's, then what the rule injects in place of the caller's of that name."""
         headers = {"user-agent": USER_AGENT, "accept": "*/*", **sent.headers}
-        for name, secret in grant.inject.items():
-            value = self._secrets.get(secret)
+        injected = {name.lower(): self._secrets.get(secret) for name, secret in grant.inject.items()}
+        for value in injected.values():
             journey.hide(value)
-            headers[name.lower()] = value
+        headers = {**without(headers, injected), **injected}
         for name in _SLICES & headers.keys() if grant.inject else ():
             del headers[name]
             journey.dropped.append(name)

@@ -62,6 +62,12 @@ def check_headers(headers: Mapping[str, str]) -> tuple[dict[str, str], tuple[str
     return kept, tuple(dropped)
 
 
+def without(headers: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """`headers` but for those that some server takes for one of `names`: behind CGI `_` is `-`."""
+    gone = {name.replace("_", "-") for name in names}
+    return {name: value for name, value in headers.items() if name.replace("_", "-") not in gone}
+
+
 def overrides(name: str) -> bool:
     """Whether servers may take a request with this header for one of another method, path or host."""
     return _OVERRIDES.fullmatch(name.lower().replace("_", "-")) is not None
