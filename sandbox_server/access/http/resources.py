@@ -47,9 +47,9 @@ class ApiResources:
         resource = self._declared.get(name)
         if resource is None:
             raise NotFound("There is no such resource.", hint="List the resources.")
-        judge("GET", resource.url, 0)
         kept = self._kept.get((principal, name))
         if kept is not None and self._clock() < kept[0]:
+            judge("GET", resource.url, 0)
             self._kept.move_to_end((principal, name))
             return kept[1]
         plain = {key: value for key, value in resource.headers.items() if not value.startswith(SCHEME)}
