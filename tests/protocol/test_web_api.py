@@ -132,7 +132,7 @@ async def test_a_server_that_is_not_there_is_told_from_one_that_misbehaves() -> 
         ({"url": "http://a.example/", "timeout": 0}, "timeout"),
         ({"url": "http://a.example/", "timeout": 601}, "timeout"),
         ({"url": "http://a.example/", "format": "pdf"}, "format"),
-        ({"url": "http://a.example/", "data": [1], "method": "POST"}, "data"),
+        ({"url": "http://a.example/", "data": [1], "method": "POST"}, "data: must be an object or a string"),
         ({"url": "http://a.example/", "data": {"a": [*"x" * 10_001, "\ud800"]}, "method": "POST"}, "data"),
         ({"url": "http://a.example/", "headers": {"A": 1}}, "headers"),
         ({"url": "http://a.example/", "headers": {"A": "x\r\nB: y"}}, "line breaks"),
