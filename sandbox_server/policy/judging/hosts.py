@@ -16,7 +16,8 @@ _ORDER = ("host", "scheme", "port", "path", "method", "body")
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """`rule` allows (`ask`: if the human agrees), unless `denied`: then a policy that only observes goes by
-    it. `observed`: would have denied. `unmet` is what the rule that came closest still asks for, "host" if none is about the host."""
+    it. `observed`: would have denied. `unmet` is what the rule that came closest still asks for, "host" if
+    none is about the host."""
 
     rule: HostRule | None = None
     ask: bool = False
