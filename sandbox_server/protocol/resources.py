@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, quote
 import mcp_types as types
 from mcp.shared.exceptions import MCPError
 
-from sandbox_server.errors import InvalidRequest, NotFound, PolicyDenied, SandboxServerError
+from sandbox_server.errors import Busy, InvalidRequest, NotFound, PolicyDenied, SandboxServerError
 from sandbox_server.execution.api import Caller, Executor
 from sandbox_server.execution.models import Content, Page, Resource
 from sandbox_server.protocol.asking import Question
@@ -153,7 +153,8 @@ class Resources:
         except PolicyDenied as error:
             raise _refusal(f"{error.code}: {error} [{error.rule}]", uri) from None
         except SandboxServerError as error:
-            message = visible(f"{error.code}: {error.message}")
+            wait = f"; retry after {error.retry_after:g} s" if isinstance(error, Busy) else ""
+            message = visible(f"{error.code}: {error}{wait}")
             raise MCPError(code=types.INTERNAL_ERROR, message=message) from None
         return types.ReadResourceResult(contents=contents, ttl_ms=0, cache_scope="private")
 

@@ -169,7 +169,7 @@ def _headers(result: WebResult) -> dict[str, str]:
 def _note(result: WebResult) -> str:
     notes = [f"truncated: {result.body.cut}"] if result.body.cut else []
     if result.dropped:
-        notes.append(f"not sent, the server sets them itself: {', '.join(result.dropped)}")
+        notes.append(f"not sent, they are not the caller's: {', '.join(result.dropped)}")
     if result.shortened is not None:
         notes.append(f"timeout: the policy allowed {result.shortened:g} s, less than was asked for")
     return "; ".join(notes)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mcp_types as types
 import pytest
+from mcp.shared.exceptions import MCPError
 
 from tests.access.http.lab import Script, Seen, Server, answer, serve
 from tests.access.whole import Whole, Zone, whole
@@ -21,7 +22,7 @@ roles:
     tools: {allow: [web_api]}
     web: {allow: [{hosts: [site.example.com], schemes: [http], ports: [PORT], addresses: ["127.0.0.1/32"]}]}
 resources:
-  - api: {name: once, url: "http://site.example.com:PORT/once"}
+  - api: {name: once, url: "http://site.example.com:PORT/once", ttl: 0s}
   - api: {name: kept, url: "http://site.example.com:PORT/kept", ttl: 60s}
 deployment: {warm: 0}
 """
@@ -69,6 +70,19 @@ async def test_text_comes_as_text(here: Here) -> None:
     (content,) = await here.read("api://once")
     assert isinstance(content, types.TextResourceContents)
     assert content.text.endswith("\nhello")
+
+
+async def test_what_goes_wrong_says_why_and_what_next(here: Here) -> None:
+    here.script = answer("HTTP", Content_Encoding="br")
+    with pytest.raises(MCPError, match=r"upstream_failed: .*not offered.*Offered were: gzip"):
+        await here.read("api://once")
+    assert await here.whole.rewrite(
+        POLICY.replace("PORT", str(here.server.port)).replace('/32"]}', '/32"], rate: 1/min}')
+    )
+    here.script = answer()
+    await here.read("api://once")
+    with pytest.raises(MCPError, match=r"busy: .*1 requests in 60 s.; retry after [0-9.]+ s"):
+        await here.read("api://once")
 
 
 async def test_each_reading_is_decided_once_whether_an_answer_was_kept_or_not(here: Here) -> None:

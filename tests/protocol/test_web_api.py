@@ -167,7 +167,7 @@ async def test_what_was_cut_and_what_was_not_sent_is_said() -> None:
         )
     facts = structured(result)
     assert (facts["truncated"], facts["text"]) == (True, "a" * 10)
-    assert facts["note"] == "truncated: only 10 bytes are shown; not sent, the server sets them itself: host"
+    assert facts["note"] == "truncated: only 10 bytes are shown; not sent, they are not the caller's: host"
     assert facts["note"] in text(result)
 
 
