@@ -15,6 +15,8 @@ SCHEME = "secret://"
 MIN_LENGTH = 8
 """What is shorter can't be told from ordinary text, so an echo of it could not be redacted."""
 _MAX_LENGTH = 8192
+_SCHEMES = frozenset({"basic", "bearer", "token", "apikey", "api-key", "key", "digest", "negotiate", "bot"})
+"""Of the header Authorization: echoes may show what stands behind them alone."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _VALUE = re.compile(r"[\x20-\x7e]+")
 
@@ -51,6 +53,12 @@ class Secrets:
             raise ConfigError(
                 f"the secret {name} is not {MIN_LENGTH} to {_MAX_LENGTH:,} printable ASCII characters",
                 hint="shorter ones can't be redacted where a server echoes them",
+            )
+        scheme, _, credentials = value.partition(" ")
+        if scheme.lower() in _SCHEMES and len(credentials) < MIN_LENGTH:
+            raise ConfigError(
+                f"the secret {name} has credentials of fewer than {MIN_LENGTH} characters behind {scheme}",
+                hint="so few can't be redacted where a server echoes them",
             )
         return value
 

@@ -7,6 +7,7 @@ import html
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from html.entities import codepoint2name
 from typing import Final
 from urllib.parse import quote, quote_plus
@@ -39,20 +40,37 @@ class Spellings:
 
     def tail(self, data: bytes) -> int:
         """How many bytes at the end begin a spelling that does not end there: of a body that was cut."""
-        for start in range(max(0, len(data) - self.longest + 1), len(data) - _SHORTEST_TAIL + 1):
-            rest = data[start:]
-            if any(len(form) > len(rest) and form.startswith(rest) for form in self._forms):
-                return len(rest)
-            if any(_begins(rest, units) for units in self._units):
-                return len(rest)
-        return 0
+        end = data[max(0, len(data) - self.longest + 1) :]
+        latest = len(end) - _SHORTEST_TAIL
+        starts = [self._literal_begins(end, form) for form in self._forms]
+        folded = end.lower()
+        for units in self._units:
+            # Few places can begin one, and each is left at the first sign that is another.
+            first = {spelling[0] for spelling in units[0]}
+            places = (start for start in range(latest + 1) if folded[start] in first or end[start] in first)
+            starts.append(next((start for start in places if _begins(end, folded, start, units)), len(end)))
+        return len(end) - min(starts, default=len(end))
+
+    @staticmethod
+    def _literal_begins(end: bytes, form: bytes) -> int:
+        """Where the longest piece of `form` begins that `end` ends with; its length where there is none."""
+        start = end.find(form[:_SHORTEST_TAIL])
+        while start >= 0:
+            if len(form) > len(end) - start and form.startswith(end[start:]):
+                return start
+            start = end.find(form[:_SHORTEST_TAIL], start + 1)
+        return len(end)
 
 
 def _units(part: str) -> list[frozenset[bytes]]:
     """What `spelt` matches, sign by sign; escapes in lower case."""
-    return [
-        frozenset(each.encode() for each in ([sign] if sign.isalnum() else _written(sign))) for sign in part
-    ]
+    return [_unit(sign) for sign in part]
+
+
+@cache
+def _unit(sign: str) -> frozenset[bytes]:
+    """There are as many as ASCII has signs."""
+    return frozenset(each.encode() for each in ([sign] if sign.isalnum() else _written(sign)))
 
 
 def _written(sign: str) -> Iterable[str]:
@@ -67,20 +85,21 @@ def _written(sign: str) -> Iterable[str]:
         yield "+"
 
 
-def _begins(rest: bytes, units: Sequence[frozenset[bytes]]) -> bool:
-    """`rest` is spelt so, and ends before the last unit does."""
-    folded = rest.lower()
-    places = {0}
+def _begins(data: bytes, folded: bytes, start: int, units: Sequence[frozenset[bytes]]) -> bool:
+    """`data` is spelt so from `start` on, and ends before the last unit does. `folded`: in lower case."""
+    places = {start}
     for unit in units:
         following = set()
         for place in places:
             for spelling in unit:
                 # A letter as it is counts by its case, an escape does not.
-                seen = (rest if len(spelling) == 1 else folded)[place:]
-                if len(seen) < len(spelling) and spelling.startswith(seen):
+                text = data if len(spelling) == 1 else folded
+                if len(text) - place < len(spelling) and spelling.startswith(text[place:]):
                     return True
-                if seen.startswith(spelling):
+                if text.startswith(spelling, place):
                     following.add(place + len(spelling))
+        if not following:
+            return False
         places = following
     return False
 
@@ -97,7 +116,12 @@ def parts_of(secret: str) -> set[str]:
 def spelt(part: str) -> str:
     """A pattern for `part` with each sign as it is or escaped, as writers do with more or fewer signs:
     `\\/`, `\\u002B`, `%2f`, `&#43;`."""
-    return "".join(each if each.isalnum() else f"(?i:{'|'.join(_escapes(each))})" for each in part)
+    return "".join(map(_spelt, part))
+
+
+@cache
+def _spelt(sign: str) -> str:
+    return sign if sign.isalnum() else f"(?i:{'|'.join(_escapes(sign))})"
 
 
 def _escapes(sign: str) -> Iterable[str]:

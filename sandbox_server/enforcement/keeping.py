@@ -30,16 +30,18 @@ MOST_BYTES: Final = 64 * 1024**2
 log = structlog.get_logger(__name__)
 
 _Nanos = Annotated[int, Field(ge=0, lt=2**63)]
+_Step = Annotated[int, Field(gt=0, lt=2**63)]
 
 
 class _Kept(BaseModel):
-    """`buckets`: each key, and the time until it is full again, as of `saved_at` by the clock on the wall."""
+    """`buckets`: each key, the time until it is full again, as of `saved_at` by the clock on the wall, and
+    the step of its rate: see `Buckets`."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     schema_: Annotated[Literal[1], Field(alias="schema")]
     saved_at: _Nanos
-    buckets: Annotated[list[tuple[list[str], _Nanos]], Field(max_length=MAX_KEYS)]
+    buckets: Annotated[list[tuple[list[str], _Nanos, _Step]], Field(max_length=MAX_KEYS)]
 
 
 @asynccontextmanager
@@ -57,7 +59,7 @@ async def open_quotas(
     if kept is not None:
         # A clock that was set back makes nobody wait longer than there was to wait.
         passed = max(0, now() - kept.saved_at)
-        buckets.restore({tuple(key): left - passed for key, left in kept.buckets})
+        buckets.restore({tuple(key): (left - passed, step) for key, left, step in kept.buckets})
     saved = buckets.changes
 
     async def save() -> None:
@@ -109,9 +111,9 @@ def _read(path: Path) -> _Kept | None:
         return None
 
 
-def _write(path: Path, now: int, left: dict[tuple[str, ...], int]) -> None:
+def _write(path: Path, now: int, left: dict[tuple[str, ...], tuple[int, int]]) -> None:
     """Whole or not at all."""
-    buckets = [(key, nanos) for key, nanos in left.items() if nanos >= LEAST and _is_text(key)]
+    buckets = [(key, *each) for key, each in left.items() if each[0] >= LEAST and _is_text(key)]
     data = json.dumps({"schema": 1, "saved_at": now, "buckets": buckets}, separators=(",", ":"))
     beside = path.with_suffix(".new")
     fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

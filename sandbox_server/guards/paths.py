@@ -13,6 +13,7 @@ _ENCODED = {character: f"%{ord(character):02X}" for character in '"<>^`{|}'}
 _ENCODE = str.maketrans(_ENCODED)
 _PERCENT = re.compile(r"%(..?)?", re.DOTALL)
 _HEX = re.compile(r"[0-9A-Fa-f]{2}")
+_PARAMETERS = re.compile(";|%3B")
 _DOUBLE = re.compile(r"%25(2e|2f|5c|25|0|1|7f)", re.IGNORECASE)
 
 
@@ -59,7 +60,8 @@ def _without_dots(path: str) -> str:
     dots = False
     segments = path.split("/")[1:]
     for index, segment in enumerate(segments):
-        name = segment.partition(";")[0]
+        # Some servers decode the sign first and cut then, others the other way round.
+        name = _PARAMETERS.split(segment, maxsplit=1)[0]
         if name in (".", ".."):
             if segment != name:
                 raise UrlRefused("url.path", "the path has a dot segment with parameters")
@@ -79,7 +81,7 @@ def _without_dots(path: str) -> str:
 
 @lru_cache(maxsize=128)
 def readings(path: str) -> frozenset[str]:
-    """The paths that a server may take this one for: with or without empty segments and parameters."""
-    merged = re.sub(r"/{2,}", "/", path)
-    bare = re.sub(r";[^/]*", "", path)
-    return frozenset((path, merged, bare, re.sub(r"/{2,}", "/", bare)))
+    """The paths that a server may take this one for: with or without empty segments and parameters, whose
+    sign may be encoded."""
+    found = (path, re.sub(r";[^/]*", "", path), re.sub(r"(;|%3B)[^/]*", "", path))
+    return frozenset((*found, *(re.sub(r"/{2,}", "/", each) for each in found)))

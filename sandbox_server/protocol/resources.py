@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, quote
@@ -13,7 +14,7 @@ from urllib.parse import parse_qsl, quote
 import mcp_types as types
 from mcp.shared.exceptions import MCPError
 
-from sandbox_server.errors import InvalidRequest, NotFound, PolicyDenied, SandboxServerError
+from sandbox_server.errors import Busy, InvalidRequest, NotFound, PolicyDenied, SandboxServerError
 from sandbox_server.execution.api import Caller, Executor
 from sandbox_server.execution.models import Content, Page, Resource
 from sandbox_server.protocol.asking import Question
@@ -57,6 +58,15 @@ _MAGIC = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """What is no text: in base64, and `about` it a text like any other."""
+
+    base64: str
+    mime_type: str
+    about: str
+
+
 class Provider(Protocol):
     """Resources of another kind, which this module serves beside those of runs."""
 
@@ -72,7 +82,7 @@ class Provider(Protocol):
 
     def list(self, *, caller: Caller) -> list[types.Resource]: ...
 
-    async def read(self, uri: str, *, caller: Caller) -> str:
+    async def read(self, uri: str, *, caller: Caller) -> str | Binary:
         """Its text, with nothing in it that could play a terminal. Raises errors of ours."""
 
     def complete(self, argument: str, value: str, *, caller: Caller) -> Sequence[str]:
@@ -143,14 +153,19 @@ class Resources:
         except PolicyDenied as error:
             raise _refusal(f"{error.code}: {error} [{error.rule}]", uri) from None
         except SandboxServerError as error:
-            message = visible(f"{error.code}: {error.message}")
+            wait = f"; retry after {error.retry_after:g} s" if isinstance(error, Busy) else ""
+            message = visible(f"{error.code}: {error}{wait}")
             raise MCPError(code=types.INTERNAL_ERROR, message=message) from None
         return types.ReadResourceResult(contents=contents, ttl_ms=0, cache_scope="private")
 
     async def _contents(self, uri: str, caller: Caller) -> _Contents:
         for provider in self._providers:
             if uri.startswith(provider.scheme):
-                return [_text(uri, await provider.read(uri, caller=caller), provider.mime_type)]
+                found = await provider.read(uri, caller=caller)
+                if isinstance(found, str):
+                    return [_text(uri, found, provider.mime_type)]
+                blob = types.BlobResourceContents(uri=uri, mime_type=found.mime_type, blob=found.base64)
+                return [_text(uri, found.about, "text/plain"), blob]
         bare, page = _parse(uri)
         return _contents(uri, bare, page, await self._executor.read_resource(bare, page, caller=caller))
 

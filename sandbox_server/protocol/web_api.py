@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import mcp_types as types
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sandbox_server.access.http.models import Judge, Method, WebClient, WebRequest, WebResult
 from sandbox_server.execution.api import Caller
@@ -57,6 +57,13 @@ class WebArguments(Arguments):
     data: dict[str, Any] | str | None = None
     timeout: float = Field(30, gt=0, le=MAX_TIMEOUT)
     format: Literal["markdown"] | None = Field(None, description="HTML as markdown.")
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _sendable(cls, value: object) -> object:
+        if value is None or isinstance(value, dict | str):
+            return value
+        raise ValueError("must be an object or a string; write other JSON as a string, with its content-type")
 
 
 def web_api(web: WebAccess) -> Tool:
@@ -122,8 +129,9 @@ def _body(data: dict[str, Any] | str | None) -> tuple[bytes | None, str]:
 
 def to_result(result: WebResult) -> types.CallToolResult:
     """Also an answer of 500 is a call that worked."""
+    facts = _facts(result)
     return types.CallToolResult(
-        content=[types.TextContent(text=as_text(result))], structured_content=_facts(result), is_error=False
+        content=[types.TextContent(text=_told(result, facts))], structured_content=facts, is_error=False
     )
 
 
@@ -132,7 +140,7 @@ def _facts(result: WebResult) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "status": result.status,
         "url": result.url,
-        "headers": {name: visible(value) for name, value in result.headers},
+        "headers": _headers(result),
         "truncated": bool(body.cut),
         "redirects": [asdict(each) for each in result.redirects],
         "rule": visible(result.rule),
@@ -150,10 +158,18 @@ def _facts(result: WebResult) -> dict[str, Any]:
     return facts
 
 
+def _headers(result: WebResult) -> dict[str, str]:
+    """Lines of one name as one list, which is what they mean (RFC 9110, 5.3)."""
+    found: dict[str, list[str]] = {}
+    for name, value in result.headers:
+        found.setdefault(name, []).append(value)
+    return {name: visible(", ".join(values)) for name, values in found.items()}
+
+
 def _note(result: WebResult) -> str:
     notes = [f"truncated: {result.body.cut}"] if result.body.cut else []
     if result.dropped:
-        notes.append(f"not sent, the server sets them itself: {', '.join(result.dropped)}")
+        notes.append(f"not sent, they are not the caller's: {', '.join(result.dropped)}")
     if result.shortened is not None:
         notes.append(f"timeout: the policy allowed {result.shortened:g} s, less than was asked for")
     return "; ".join(notes)
@@ -161,18 +177,21 @@ def _note(result: WebResult) -> str:
 
 def as_text(result: WebResult) -> str:
     """For a model to read."""
-    body = result.body
+    return _told(result, _facts(result))
+
+
+def _told(result: WebResult, facts: dict[str, Any]) -> str:
     kind = next((visible(value) for name, value in result.headers if name == "content-type"), "")
     lines = [f"{result.status} {result.url} {kind}".rstrip()]
     lines += [f"redirected ({each.status}) to {each.url}" for each in result.redirects]
     if note := _note(result):
         lines.append(note)
-    if body.json is not None:
-        lines.append(json.dumps(_visible_json(body.json[0]), ensure_ascii=False, separators=(",", ":")))
-    elif body.text is not None:
-        lines.append(visible(body.text))
-    elif body.base64 is not None:
-        lines.append(f"binary, {len(body.base64) * 3 // 4:,} bytes or a little less, in `base64`")
+    if "json" in facts:
+        lines.append(json.dumps(facts["json"], ensure_ascii=False, separators=(",", ":")))
+    elif "text" in facts:
+        lines.append(facts["text"])
+    elif "base64" in facts:
+        lines.append(f"binary, {len(facts['base64']) * 3 // 4:,} bytes or a little less, in `base64`")
     return "\n".join(lines)
 
 

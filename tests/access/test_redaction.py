@@ -6,6 +6,8 @@ import base64
 import html
 import itertools
 import json
+import random
+import time
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -82,6 +84,19 @@ def test_a_body_that_is_cut_anywhere_in_any_spelling_keeps_no_beginning(
     )
     cut = spelt[: data.draw(st.integers(6, len(spelt) - 1))].encode()
     assert not Redactor([SECRET]).body(before + b" " + cut, cut=True).endswith(cut[-4:])
+
+
+def test_looking_for_a_secret_that_was_cut_takes_no_time() -> None:
+    """It is done on the event loop, for every body that a server ends too early: by a secret as long as they
+    are, with what its writing makes hardest."""
+    signs = random.Random(5)
+    secret = "Bearer " + "".join(signs.choice("abcdefghABCDEFGH0123456789-_/+.") for _ in range(8000))
+    redactor = Redactor([secret])
+    bodies = [b"a" * 60_000, secret[:7900].encode(), b"%2d&#x0" * 8000, secret[:30].encode() * 2000]
+    for body in bodies:
+        began = time.process_time()
+        redactor.body(body, cut=True)
+        assert time.process_time() - began < 0.5, body[:20]
 
 
 def test_of_basic_credentials_the_pair_and_the_password_are_taken_out() -> None:

@@ -56,6 +56,19 @@ def test_a_value_that_is_no_header_or_too_short_to_redact_is_refused(value: str)
     assert not value or value not in str(refused.value)
 
 
+@pytest.mark.parametrize("value", ["Bearer 1234567", "token abc1234", "Basic YTpiYw=="[:13]])
+def test_credentials_too_short_to_redact_are_refused_though_their_scheme_makes_them_longer(
+    value: str,
+) -> None:
+    with pytest.raises(ConfigError, match="credentials of fewer") as refused:
+        Secrets({"SANDBOX_SECRET_T": value}).get("t")
+    assert value.split()[1] not in f"{refused.value}{refused.value.hint}"
+
+
+def test_a_phrase_of_short_words_is_a_secret_like_any_other() -> None:
+    assert Secrets({"SANDBOX_SECRET_T": "a phrase of words"}).get("t") == "a phrase of words"
+
+
 def test_an_absent_one_says_where_to_put_it(tmp_path: Path) -> None:
     for secrets in (Secrets({}), Secrets({}, tmp_path)):
         with pytest.raises(ConfigError, match="SANDBOX_SECRET_GH_TOKEN"):

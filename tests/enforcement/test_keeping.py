@@ -74,9 +74,11 @@ async def test_what_has_come_back_meanwhile_is_there(tmp_path: Path) -> None:
         b"\xff",
         b"[]",
         b'{"schema":2,"saved_at":1,"buckets":[]}',
-        b'{"schema":1,"saved_at":1,"buckets":[[["a"],-1]]}',
-        b'{"schema":1,"saved_at":1,"buckets":[[["a"],1e400]]}',
-        b'{"schema":1,"saved_at":1,"buckets":[[[1],1]]}',
+        b'{"schema":1,"saved_at":1,"buckets":[[["a"],-1,1]]}',
+        b'{"schema":1,"saved_at":1,"buckets":[[["a"],1e400,1]]}',
+        b'{"schema":1,"saved_at":1,"buckets":[[[1],1,1]]}',
+        b'{"schema":1,"saved_at":1,"buckets":[[["a"],1,0]]}',
+        b'{"schema":1,"saved_at":1,"buckets":[[["a"],1]]}',
         b"[" * 100_000,
     ],
 )
@@ -98,6 +100,17 @@ async def test_a_place_that_can_not_be_written_is_said(tmp_path: Path) -> None:
         async with open_quotas(tmp_path / "none" / "quotas.json") as quotas:
             quotas.take("alice", "runs", DAY)
     assert [each["event"] for each in logs] == ["quotas_not_kept"]
+
+
+async def test_who_has_used_up_a_quota_can_go_on_where_the_next_start_grants_more(tmp_path: Path) -> None:
+    file, more = tmp_path / "quotas.json", {"runs": Limit(100, "here", 86400.0)}
+    async with open_quotas(file) as quotas:
+        quotas.take("alice", "runs", DAY)
+    async with open_quotas(file) as quotas:
+        for _ in range(99):
+            quotas.take("alice", "runs", more)
+        with pytest.raises(QuotaExceeded):
+            quotas.take("alice", "runs", more)
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 20), st.integers(0, 50)), max_size=30))

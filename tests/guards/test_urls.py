@@ -214,6 +214,8 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "http://allowed.com/%25%32%66",
         "http://allowed.com/public/..;/admin",
         "http://allowed.com/public/..;x=y/admin",
+        "http://allowed.com/public/..%3B/admin",
+        "http://allowed.com/public/.%3bx/admin",
         "http://allowed.com/public/.;/admin",
         "http://allowed.com/public//../admin",
         "http://allowed.com//%2e%2e/admin",

@@ -104,6 +104,30 @@ def test_a_policy_that_observes_lets_through_and_says_what_it_would_deny() -> No
     assert (tool.effect, tool.would_deny, tool.reason) == ("allow", True, "tool.not_granted")
 
 
+def test_what_only_would_be_denied_is_carried_out_by_the_rule_that_allows_it() -> None:
+    """Else a trial breaks what it should only watch: the request would go without its credentials."""
+    rule = "hosts: [a.example.com], addresses: ['10.1.2.3/32'], inject: {X-Key: 'secret://key'}"
+    rules = (
+        f"allow: [{{id: a, {rule}, rate: 5/min}}], deny: [{{id: d, hosts: [a.example.com], paths: ['/x']}}]"
+    )
+    policy = policy_of(f"{{{WEB}{rules}}}}}}}", "enforcement: observe\n")
+    allowed, watched = (ask(policy, "web_api", url=f"https://a.example.com/{path}") for path in "ax")
+    assert (watched.effect, watched.would_deny, watched.rule) == ("allow", True, "roles.r.web.deny[d]")
+    assert watched.grant == allowed.grant
+
+    site = f"allow: [{{{rule}, terminate: true}}], deny: [{{hosts: [a.example.com], ports: [443]}}]"
+    policies = [
+        policy_of(
+            "{r: {code: {languages: {python: {}}, egress: p}}}",
+            f"egress: {{profiles: {{p: {{{rules}}}}}}}\nenforcement: observe\n",
+        )
+        for rules in (site, site.partition(", deny")[0])
+    ]
+    found = [ask(each, "egress", profile="p", host="a.example.com", port=443) for each in policies]
+    assert [each.would_deny for each in found] == [True, False]
+    assert found[0].grant == found[1].grant
+
+
 def test_observing_never_lowers_the_floor_nor_invents_what_nobody_granted() -> None:
     policy = policy_of(
         "{r: {tools: {allow: [web_api]}, code: {languages: {python: {}}}}}", "enforcement: observe\n"

@@ -132,7 +132,7 @@ async def test_a_server_that_is_not_there_is_told_from_one_that_misbehaves() -> 
         ({"url": "http://a.example/", "timeout": 0}, "timeout"),
         ({"url": "http://a.example/", "timeout": 601}, "timeout"),
         ({"url": "http://a.example/", "format": "pdf"}, "format"),
-        ({"url": "http://a.example/", "data": [1], "method": "POST"}, "data"),
+        ({"url": "http://a.example/", "data": [1], "method": "POST"}, "data: must be an object or a string"),
         ({"url": "http://a.example/", "data": {"a": [*"x" * 10_001, "\ud800"]}, "method": "POST"}, "data"),
         ({"url": "http://a.example/", "headers": {"A": 1}}, "headers"),
         ({"url": "http://a.example/", "headers": {"A": "x\r\nB: y"}}, "line breaks"),
@@ -167,8 +167,18 @@ async def test_what_was_cut_and_what_was_not_sent_is_said() -> None:
         )
     facts = structured(result)
     assert (facts["truncated"], facts["text"]) == (True, "a" * 10)
-    assert facts["note"] == "truncated: only 10 bytes are shown; not sent, the server sets them itself: host"
+    assert facts["note"] == "truncated: only 10 bytes are shown; not sent, they are not the caller's: host"
     assert facts["note"] in text(result)
+
+
+async def test_a_header_that_came_in_several_lines_is_shown_whole() -> None:
+    async def paged(seen: Seen, stream: ByteStream) -> None:
+        links = b"Link: <a>; rel=next\r\nX-Page: 1\r\nlink: <b>; rel=last\r\n"
+        await stream.send(b"HTTP/1.1 204 No Content\r\n" + links + b"\r\n")
+
+    async with serve(paged) as server:
+        facts = structured(await call(url=f"http://{HOST}:{server.port}/"))
+    assert facts["headers"] == {"link": "<a>; rel=next, <b>; rel=last", "x-page": "1"}
 
 
 async def test_bytes_are_base64_and_redirects_are_told() -> None:

@@ -75,6 +75,18 @@ def test_what_was_used_beyond_the_reservation_is_waited_for() -> None:
     assert buckets.wait(KEY, rate) == buckets.take(KEY, rate) == 11.0
 
 
+@given(rates, rates, st.integers(0, 50), st.integers(0, 50))
+def test_what_was_taken_counts_in_units_also_by_another_rate(
+    one: Rate, other: Rate, before: int, after: int
+) -> None:
+    """An operator who grants more, or less, per day instead of per minute, means it from now on."""
+    buckets = Buckets(clock=Clock())
+    taken = sum(buckets.take(KEY, one) == 0.0 for _ in range(before))
+    got = sum(buckets.take(KEY, other) == 0.0 for _ in range(after))
+    assert got == max(0, min(after, other.burst - taken))
+    assert (buckets.wait(KEY, one) == 0.0) == (one.burst - taken - got >= 1)
+
+
 def test_keys_do_not_share() -> None:
     buckets = Buckets(clock=Clock())
     rate = Rate(count=1, per=60, burst=1)

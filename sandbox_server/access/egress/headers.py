@@ -71,18 +71,23 @@ def _named(headers: Headers) -> set[bytes]:
 
 def outgoing(headers: Headers, authority: str, inject: Mapping[str, str]) -> Headers:
     """A request's headers as the server gets them. `inject` has the values already."""
-    ours = {name.lower().encode() for name in inject}
-    dropped = _HOP | _named(headers) | ours | {b"host", b"expect"}
+    ours = {_plain(name.lower().encode()) for name in inject}
+    dropped = _HOP | _named(headers) | {b"host", b"expect"}
     if inject:
         # What comes back is searched for the secret, which compression or a cut would hide.
         dropped |= {b"accept-encoding", b"range", b"if-range"}
-    kept = [(name, value) for name, value in headers if name not in dropped]
+    kept = [(name, value) for name, value in headers if name not in dropped and _plain(name) not in ours]
     if values(headers, b"transfer-encoding"):
         kept.append((b"transfer-encoding", b"chunked"))
     added = [(name.encode(), value.encode("latin-1")) for name, value in inject.items()]
     if inject:
         added.append((b"accept-encoding", b"identity"))
     return [(b"host", authority.encode()), *kept, *added, (b"connection", b"close")]
+
+
+def _plain(name: bytes) -> bytes:
+    """Behind CGI and its kin both signs are the same."""
+    return name.replace(b"_", b"-")
 
 
 def incoming(headers: Headers, mask: StreamRedactor) -> Headers:

@@ -14,7 +14,7 @@ import structlog
 
 from sandbox_server.access.http.content import Presenter
 from sandbox_server.access.http.decoding import OFFERED
-from sandbox_server.access.http.headers import USER_AGENT, check_headers, shown_headers
+from sandbox_server.access.http.headers import USER_AGENT, check_headers, shown_headers, without
 from sandbox_server.access.http.hop import Answer, Content, exchange
 from sandbox_server.access.http.hops import Hop, told
 from sandbox_server.access.http.models import (
@@ -54,6 +54,8 @@ class _Journey:
     """What one call has been through."""
 
     principal: str
+    method: str
+    """Of the first request."""
     began: float
     scope: anyio.CancelScope
     redactor: Redactor = field(default_factory=Redactor)
@@ -121,7 +123,9 @@ class Client:
         self._enter(principal)
         try:
             with anyio.CancelScope() as scope:
-                journey = _Journey(principal, anyio.current_time(), scope, dropped=list(dropped))
+                journey = _Journey(
+                    principal, request.method, anyio.current_time(), scope, dropped=list(dropped)
+                )
                 journey.asked = request.timeout
                 if request.timeout is not None:
                     scope.deadline = journey.began + request.timeout
@@ -149,7 +153,7 @@ class Client:
     async def _travel(self, sent: Outgoing, judge: Judge, journey: _Journey, *, markdown: bool) -> WebResult:
         while True:
             with self._told(sent, journey) as hop:
-                grant = hop.granted(self._judged(sent, judge, journey))
+                grant = self._judged(sent, judge, journey, hop)
                 checked = await self._checked(sent.url, grant, journey)
                 hop.meter = Meter(grant.limits)
                 async with exchange(
@@ -183,15 +187,10 @@ class Client:
         redact, deadline = lambda text: journey.redactor.text(text), lambda: journey.scope.deadline
         return told(hop, self._on_hop, redact, deadline)
 
-    def _judged(self, sent: Outgoing, judge: Judge, journey: _Journey) -> WebGrant:
+    def _judged(self, sent: Outgoing, judge: Judge, journey: _Journey, hop: Hop) -> WebGrant:
         journey.at = sent.url.origin
         size = len(sent.body or b"")
-        try:
-            grant = judge(sent.method, sent.url, size)
-        except PolicyDenied as denied:
-            if journey.redirects:
-                denied.message += f" (The request was redirected to {sent.url.origin}.)"
-            raise
+        grant = hop.granted(judge(sent.method, sent.url, size))
         if size > grant.limits.request_body:
             raise PolicyDenied(
                 f"The body has {size:,} bytes; the rule takes {grant.limits.request_body:,}.", rule=grant.rule
@@ -228,10 +227,10 @@ class Client:
     def _headers(self, sent: Outgoing, grant: WebGrant, journey: _Journey) -> list[tuple[str, str]]:
         """Ours first, then the caller's, then what the rule injects in place of the caller's of that name."""
         headers = {"user-agent": USER_AGENT, "accept": "*/*", **sent.headers}
-        for name, secret in grant.inject.items():
-            value = self._secrets.get(secret)
+        injected = {name.lower(): self._secrets.get(secret) for name, secret in grant.inject.items()}
+        for value in injected.values():
             journey.hide(value)
-            headers[name.lower()] = value
+        headers = {**without(headers, injected), **injected}
         for name in _SLICES & headers.keys() if grant.inject else ():
             del headers[name]
             journey.dropped.append(name)
@@ -291,11 +290,26 @@ def _check_no_secret(journey: _Journey, *urls: str) -> None:
 
 def _ended(error: SandboxServerError, journey: _Journey) -> SandboxServerError:
     """The error without the secrets of this call, logged."""
+    if journey.redirects:
+        error = _after_redirects(error, journey)
     redactor = journey.redactor
     error.message, error.hint = redactor.text(error.message), redactor.text(error.hint)
     error.args = (error.message,)
     cause = error.rule if isinstance(error, PolicyDenied) else getattr(error, "reason", "")
     log.info("web_refused", principal=journey.principal, origin=journey.at, code=error.code, cause=cause)
+    return error
+
+
+def _after_redirects(error: SandboxServerError, journey: _Journey) -> SandboxServerError:
+    """The error, which must not say that nothing was done: the first request was answered."""
+    done = f"The {journey.method} was sent, and redirected to {journey.at}."
+    if isinstance(error, PolicyDenied):
+        error.message += f" ({done})"
+    elif error.retry_safe and journey.method not in ("GET", "HEAD"):
+        reason = getattr(error, "reason", "") or error.code
+        return UpstreamFailed(
+            f"{error.message} ({done})", reason=reason, hint="It may have been carried out."
+        )
     return error
 
 

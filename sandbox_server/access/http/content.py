@@ -106,7 +106,13 @@ def _to_text(content: Content, content_type: str, redactor: Redactor) -> str | N
             return redactor.text(data.decode())
         except UnicodeDecodeError:
             return None
-    return redactor.text(data.decode(_charset(content_type), errors="replace").removeprefix("\ufeff"))
+    charset = _charset(content_type)
+    # Of a body that was cut, the last character may be there in part.
+    text = codecs.getincrementaldecoder(charset)("replace").decode(data, final=not content.cut)
+    if "16" in charset:
+        # What no spelling in ASCII is seen in as bytes, also not one that was cut.
+        text = redactor.body(text.encode(), cut=bool(content.cut)).decode()
+    return redactor.text(text.removeprefix("\ufeff"))
 
 
 def _charset(content_type: str) -> str:
@@ -119,7 +125,8 @@ def _charset(content_type: str) -> str:
 
 
 def _parse(text: str) -> object:
-    """Raises ValueError for what could not be sent on as JSON: NaN, infinities, numbers without end."""
+    """Raises ValueError for what could not be sent on as JSON: NaN, infinities, numbers without end; and for
+    a name that an object has twice, of which a parser would show one."""
 
     def number(digits: str) -> float:
         value = float(digits)
@@ -130,7 +137,13 @@ def _parse(text: str) -> object:
     def constant(name: str) -> object:
         raise ValueError(name)
 
-    value: object = json.loads(text, parse_float=number, parse_constant=constant)
+    def named(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError
+        return found
+
+    value: object = json.loads(text, parse_float=number, parse_constant=constant, object_pairs_hook=named)
     level = [value]
     for _ in range(_MAX_DEPTH):
         level = [inner for outer in level for inner in _inside(outer)]

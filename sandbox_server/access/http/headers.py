@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from sandbox_server.errors import InvalidRequest
+from sandbox_server.text import on_one_line
 
 MAX_HEADERS = 50
 MAX_BYTES = 16 * 1024
@@ -43,7 +44,8 @@ def check_headers(headers: Mapping[str, str]) -> tuple[dict[str, str], tuple[str
     dropped: list[str] = []
     for name, value in headers.items():
         if not _NAME.fullmatch(name):
-            raise _wrong("a name has characters that no header name may have, or more than 64")
+            shown = on_one_line(name[:64])
+            raise _wrong(f"the name '{shown}' has characters that no header's may have, or more than 64")
         if not _VALUE.fullmatch(value):
             raise _wrong(
                 f"the value of {name} has control characters, line breaks or characters beyond ASCII"
@@ -60,6 +62,12 @@ def check_headers(headers: Mapping[str, str]) -> tuple[dict[str, str], tuple[str
         else:
             kept[lower] = value.strip()
     return kept, tuple(dropped)
+
+
+def without(headers: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """`headers` but for those that some server takes for one of `names`: behind CGI `_` is `-`."""
+    gone = {name.replace("_", "-") for name in names}
+    return {name: value for name, value in headers.items() if name.replace("_", "-") not in gone}
 
 
 def overrides(name: str) -> bool:

@@ -28,6 +28,15 @@ class ApiResource:
     ttl: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Kept `until`; it was asked for by `rule`."""
+
+    until: float
+    rule: str
+    result: WebResult
+
+
 class ApiResources:
     """What one principal has read is never shown to another: their rules and secrets may differ."""
 
@@ -37,7 +46,7 @@ class ApiResources:
         self._client = client
         self._declared = {each.name: each for each in declared}
         self._clock = clock
-        self._kept: OrderedDict[tuple[str, str], tuple[float, WebResult]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], _Answer] = OrderedDict()
 
     def list(self) -> tuple[ApiResource, ...]:
         return tuple(self._declared.values())
@@ -47,27 +56,35 @@ class ApiResources:
         resource = self._declared.get(name)
         if resource is None:
             raise NotFound("There is no such resource.", hint="List the resources.")
-        judge("GET", resource.url, 0)
         kept = self._kept.get((principal, name))
-        if kept is not None and self._clock() < kept[0]:
+        # By another rule it may have other secrets: the roles of one who is the same can be others today.
+        if (
+            kept is not None
+            and self._clock() < kept.until
+            and judge("GET", resource.url, 0).rule == kept.rule
+        ):
             self._kept.move_to_end((principal, name))
-            return kept[1]
+            return kept.result
         plain = {key: value for key, value in resource.headers.items() if not value.startswith(SCHEME)}
         request = WebRequest("GET", resource.url, plain)
-        result = await self._client.fetch(request, _injecting(judge, resource), principal=principal)
+        rules: list[str] = []
+        judged = _injecting(judge, resource, rules.append)
+        result = await self._client.fetch(request, judged, principal=principal)
         if resource.ttl > 0 and 200 <= result.status < 300 and not result.body.cut:
-            self._kept[principal, name] = (self._clock() + resource.ttl, result)
+            self._kept[principal, name] = _Answer(self._clock() + resource.ttl, rules[0], result)
             self._kept.move_to_end((principal, name))
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return result
 
 
-def _injecting(judge: Judge, resource: ApiResource) -> Judge:
+def _injecting(judge: Judge, resource: ApiResource, told: Callable[[str], None]) -> Judge:
+    """`told` hears each rule."""
     secrets = {key: value for key, value in resource.headers.items() if value.startswith(SCHEME)}
 
     def judged(method: str, url: Url, size: int) -> WebGrant:
         grant = judge(method, url, size)
+        told(grant.rule)
         if url.origin != resource.url.origin:
             return grant
         return replace(grant, inject={**grant.inject, **secrets})

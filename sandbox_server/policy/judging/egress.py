@@ -9,7 +9,7 @@ from sandbox_server.guards.urls import Url, UrlRefused, parse_url
 from sandbox_server.guards.web import EgressGrant
 from sandbox_server.policy.decision import Json, Limit
 from sandbox_server.policy.effective import Effective
-from sandbox_server.policy.hostrules import Destination
+from sandbox_server.policy.hostrules import Destination, HostRule
 from sandbox_server.policy.judging.hosts import Outcome, allowing, weigh
 from sandbox_server.policy.judging.judgment import Judgment, floor, listing, text
 from sandbox_server.policy.judging.web import address_refused, never_spoken_to
@@ -64,22 +64,27 @@ def _judged(found: Outcome, url: Url, shown: Mapping[str, Json], limits: Mapping
     missing = f"no rule allows this {found.unmet}"
     rule = allowing(found, "egress", "the policy denies this connection", missing, shown)
     if isinstance(rule, Judgment):
-        return replace(rule, limits=limits, grant=EgressGrant(rule.rule))
+        grant = EgressGrant(rule.rule) if found.rule is None else _grant(found.rule, url)
+        return replace(rule, limits=limits, grant=grant)
     return address_refused(url, rule, shown, "egress") or Judgment(
         "ask" if found.ask else "allow",
         rule.source,
         "allowed",
         canonical=shown,
         limits=limits,
-        grant=EgressGrant(
-            rule.source,
-            rule.addresses,
-            rule.opaque,
-            rule.terminate,
-            rule.inject,
-            rule.cache,
-            rule.pattern(url.host),
-        ),
+        grant=_grant(rule, url),
         observed=found.observed,
         trace=(f"allow: {rule.source}",),
+    )
+
+
+def _grant(rule: HostRule, url: Url) -> EgressGrant:
+    return EgressGrant(
+        rule.source,
+        rule.addresses,
+        rule.opaque,
+        rule.terminate,
+        rule.inject,
+        rule.cache,
+        rule.pattern(url.host),
     )

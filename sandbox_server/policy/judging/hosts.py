@@ -15,8 +15,9 @@ _ORDER = ("host", "scheme", "port", "path", "method", "body")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`rule` allows (`ask`: if the human agrees), unless `denied`. `observed`: would have denied.
-    `unmet` is what the rule that came closest still asks for, "host" if none is about the host."""
+    """`rule` allows (`ask`: if the human agrees), unless `denied`: then a policy that only observes goes by
+    it. `observed`: would have denied. `unmet` is what the rule that came closest still asks for, "host" if
+    none is about the host."""
 
     rule: HostRule | None = None
     ask: bool = False
@@ -47,7 +48,7 @@ def weigh(allow: HostIndex, deny: HostIndex, where: Destination, *, size: int = 
     for rule in deny.about(where.host):
         if rule.forbids(where, seen_later=chosen is not None and chosen.terminate):
             if not rule.observe:
-                return Outcome(denied=rule, unmet="")
+                return Outcome(chosen, denied=rule, unmet="")
             observed = rule.source
     if chosen is not None:
         return Outcome(chosen, asking is not None, observed=observed, unmet="")

@@ -14,6 +14,7 @@ from sandbox_server.guards.web import Network
 from sandbox_server.policy.schema.base import (
     AllowRule,
     Bytes,
+    Duration,
     PerTime,
     Rule,
     Seconds,
@@ -123,7 +124,8 @@ class Api(Strict):
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
     url: str
     headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
-    ttl: Seconds = 60.0
+    ttl: Annotated[Duration, Field(ge=0, le=3600)] = 60.0
+    """How long an answer is kept; 0: each reading asks anew."""
 
     def inline(self) -> list[str]:
         """Headers that carry a credential in plain sight."""

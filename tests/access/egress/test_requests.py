@@ -262,6 +262,15 @@ async def test_a_secret_is_injected_and_never_comes_back(world: World) -> None:
     assert "s3cr3t" not in repr(world.records)
 
 
+async def test_a_header_that_servers_take_for_the_injected_one_gives_way_too(world: World) -> None:
+    origin = await world.origin()
+    world.secrets["token"] = "s3cr3t-value"
+    world.allow(SITE, origin.port, inject={"X-User": "token"})
+    await world.get(f"http://{SITE}:{origin.port}/", "X_User: root", "X_Other: 1")
+    assert b"root" not in origin.seen[0]
+    assert b"x_other: 1" in origin.seen[0].lower()
+
+
 async def test_a_secret_does_not_come_back_in_another_spelling(world: World) -> None:
     origin = await world.origin()
     world.secrets["token"] = "Bearer s3cr3t/value+long"

@@ -45,6 +45,15 @@ async def test_a_rule_that_is_gone_denies_also_what_is_kept() -> None:
             await api.read("status", allow("other.example.test"), principal="alice")
 
 
+async def test_an_answer_got_by_one_rule_is_not_given_by_another() -> None:
+    """Whoever is the same today as yesterday may have other roles, and another rule has other secrets."""
+    async with serve(answer("up")) as server:
+        api = resources(server, Clock())
+        for rule in ("admin", "plain", "plain"):
+            await api.read("status", allow(rule=rule), principal="alice")
+    assert server.connections == 2
+
+
 @pytest.mark.parametrize("status", ["500 X", "404 X"])
 async def test_a_failure_is_not_kept(status: str) -> None:
     async with serve(answer("down", status)) as server:

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from sandbox_server.access.http.models import HopRecord
-from sandbox_server.errors import PolicyDenied, UpstreamFailed
+from sandbox_server.errors import Busy, PolicyDenied, UpstreamFailed
 from sandbox_server.guards.web import WebLimits
 from tests.access.http.lab import HOST, Seen, Server, allow, answer, client, fetch, routes, serve
 
@@ -59,6 +59,17 @@ async def test_an_address_that_is_denied_is_the_hops_rule() -> None:
     with pytest.raises(PolicyDenied):
         await fetch(f"http://{HOST}/", allow(addresses=()), by=client(on_hop=told.append))
     assert what(told) == [(0, "denied", "floor.address", "floor.address", 0)]
+
+
+async def test_a_rule_whose_rate_is_used_up_is_told_by_its_name() -> None:
+    told: list[HopRecord] = []
+    async with serve(answer()) as server:
+        by, judge = client(on_hop=told.append), allow(rate=(1, 60.0), host="*.example.test")
+        await fetch(f"http://{HOST}:{server.port}/", judge, by=by)
+        with pytest.raises(Busy):
+            await fetch(f"http://{HOST}:{server.port}/", judge, by=by)
+    assert what(told)[1] == (0, "failed", "test", "busy", 0)
+    assert told[1].pattern == "*.example.test"
 
 
 async def test_what_fails_is_told_with_its_cause() -> None:

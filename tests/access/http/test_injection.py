@@ -52,6 +52,20 @@ async def test_the_callers_own_header_gives_way_to_the_injected_one() -> None:
     assert server.seen[0].header("authorization") == f"Bearer {TOKEN}"
 
 
+async def test_the_callers_header_gives_way_also_where_servers_take_both_for_one() -> None:
+    """CGI and its kin make HTTP_X_USER of either, and of two headers one list or the last of them."""
+    async with serve(answer()) as server:
+        await fetch(
+            f"http://{HOST}:{server.port}/",
+            allow(inject={"X-User": "gh_token"}),
+            by=client(secrets=SECRETS),
+            headers={"X_User": "root", "x_other": "1"},
+        )
+    seen = server.seen[0]
+    assert (seen.header("x-user"), seen.header("x_user")) == (f"Bearer {TOKEN}", None)
+    assert seen.header("x_other") == "1"
+
+
 @pytest.mark.parametrize(
     "location", [f"/next?t={TOKEN}", f"http://other.example.test/{TOKEN}", f"http://{TOKEN}.example.test/"]
 )
@@ -107,6 +121,17 @@ async def test_a_secret_that_is_not_there_stops_the_request() -> None:
 async def test_a_body_cut_within_an_echo_shows_no_beginning_of_it() -> None:
     async with serve(answer(f"token: {TOKEN}")) as server:
         judge = allow(inject={"X-Key": "gh_token"}, limits=WebLimits(body=20))
+        result = await fetch(f"http://{HOST}:{server.port}/", judge, by=client(secrets={"gh_token": TOKEN}))
+    assert result.body.text == "token: [secret]"
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "utf-16le", "utf-16be"])
+@pytest.mark.parametrize("over", [10, 11])
+async def test_nor_does_one_whose_letters_are_two_bytes_each(charset: str, over: int) -> None:
+    body = f"token: {TOKEN}".encode(charset)
+    begun = len("token: ".encode(charset)) + over
+    async with serve(answer(body, Content_Type=f"text/plain; charset={charset}")) as server:
+        judge = allow(inject={"X-Key": "gh_token"}, limits=WebLimits(body=begun))
         result = await fetch(f"http://{HOST}:{server.port}/", judge, by=client(secrets={"gh_token": TOKEN}))
     assert result.body.text == "token: [secret]"
 

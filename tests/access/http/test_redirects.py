@@ -54,6 +54,31 @@ async def test_a_redirect_to_an_allowed_name_with_a_private_address_is_denied() 
     assert denied.value.rule == "floor.address"
 
 
+@pytest.mark.parametrize(("method", "safe"), [("POST", False), ("GET", True)])
+async def test_what_fails_behind_a_redirect_is_not_safe_to_send_again(method: str, safe: bool) -> None:
+    """The first request has been answered: it may have done what it was asked for."""
+    script = answer(b"", "303 X", Location="http://gone.example.test/")
+    async with serve(script) as server:
+        with pytest.raises(UpstreamFailed) as failed:
+            await fetch(
+                f"http://{HOST}:{server.port}/",
+                allow("*.example.test"),
+                by=client(Names(api__example__test=["127.0.0.1"])),
+                method=method,
+            )
+    assert (failed.value.retry_safe, failed.value.reason) == (safe, "web.dns")
+    assert (
+        "The POST was sent, and redirected to http://gone.example.test." in failed.value.message
+    ) is not safe
+
+
+async def test_nor_is_what_is_over_a_rate_there() -> None:
+    async with serve(answer(b"", "303 X", Location="/")) as server:
+        with pytest.raises(UpstreamFailed, match="The PUT was sent") as failed:
+            await fetch(f"http://{HOST}:{server.port}/", allow(rate=(1, 60.0)), method="PUT")
+    assert (failed.value.retry_safe, failed.value.reason) == (False, "busy")
+
+
 async def test_a_redirect_that_is_allowed_is_followed_and_told() -> None:
     script = routes(a=answer(b"", "301 Moved", Location="b?x=1"), b=answer("there"))
     async with serve(script) as server:

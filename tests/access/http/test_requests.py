@@ -139,6 +139,7 @@ BODIES: list[tuple[str, bytes, str, Any]] = [
     ("application/json", b"[NaN]", "text", "[NaN]"),
     ("application/json", b"[1e999]", "text", "[1e999]"),
     ("application/json", b"{", "text", "{"),
+    ("application/json", b'{"a": {"b": 1, "b": 2}}', "text", '{"a": {"b": 1, "b": 2}}'),
     ("application/json", b"[" * 70 + b"]" * 70, "text", "[" * 70 + "]" * 70),
     ("application/json", b"[" * 9999, "text", "[" * 9999),
     ("text/plain", "ü".encode(), "text", "ü"),
