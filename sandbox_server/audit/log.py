@@ -52,6 +52,7 @@ class DecisionLog:
         self._wake = anyio.Event()
         self._hurry = anyio.Event()
         self._limiter = anyio.CapacityLimiter(1)
+        self._writing = anyio.Lock(fast_acquire=True)
         self._closing = False
         self._log = structlog.stdlib.get_logger("sandbox_server.audit")
         self._masking = Masking(rules, redact)
@@ -177,10 +178,11 @@ class DecisionLog:
                 await self._hurry.wait()
 
     async def drain(self) -> None:
-        """Writes all that waits."""
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-            await self._write(batch)
+        """When it returns, all that was handed over before is written, whoever has written it."""
+        async with self._writing:
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+                await self._write(batch)
 
     async def _write(self, batch: list[_Line]) -> None:
         try:

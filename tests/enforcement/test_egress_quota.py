@@ -122,4 +122,5 @@ async def test_without_a_byte_left_a_program_is_told_that_the_quota_is_used_up(t
         assert answer.startswith(b"HTTP/1.1 403 ")
         assert b"roles.basic.quotas.egress_bytes" in answer
         assert b"used up" in answer
-        assert (await here.record("connection"))[-1]["decision"] == "deny"
+        # The first may be told after the second: its end is heard of when its program has long gone.
+        assert "deny" in [each["decision"] for each in await here.record("connection")]

@@ -39,7 +39,7 @@ ENFORCED: dict[str, tuple[str, str]] = {
     "roles.code.egress": ("access/egress/gateway.py", "profile"),
     "roles.code.packages": ("policy/judging/code.py", "granted.packages"),
     "roles.code.languages.image": ("engines/docker/engine.py", "profile.image"),
-    "roles.code.languages.preload": ("execution/sandbox.py", "profile.preload"),
+    "roles.code.languages.preload": ("execution/link.py", "profile.preload"),
     **{
         f"roles.code.{part}.{key}": place
         for part in ("defaults", "languages")
