@@ -35,7 +35,7 @@ def main():
     os.chdir(ROOT)
     before = installed(tool)
     with contextlib.suppress(OSError):
-        os.unlink(ROOT + "/.npmrc")  # which npm reads whatever it is told, and only a program can have written
+        os.unlink(ROOT + "/.npmrc")  # npm reads it whatever it is told, and only a program has written it
     try:
         code, no_space = call(command(tool, wanted))
     finally:
