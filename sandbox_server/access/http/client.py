@@ -256,6 +256,7 @@ class Client:
             redactor,
             markdown=markdown,
             shown=grant.limits.shown,
+            principal=journey.principal,
         )
         _log(journey, sent, grant, answer, content.received)
         now = anyio.current_time()

@@ -49,13 +49,20 @@ class Presenter:
         self._markdown = markdown or Markdown()
 
     async def present(
-        self, content: Content, content_type: str, redactor: Redactor, *, markdown: bool, shown: int
+        self,
+        content: Content,
+        content_type: str,
+        redactor: Redactor,
+        *,
+        markdown: bool,
+        shown: int,
+        principal: str = "",
     ) -> Body:
         """At most `shown` bytes of it. Raises UpstreamFailed for HTML that can't be made markdown."""
         kind = content_type.partition(";")[0].strip().lower()
         if markdown and _HTML.fullmatch(kind):
             html = await self._work(len(content.data), partial(_to_text, content, content_type, redactor))
-            text = redactor.text(await self._markdown.convert(html or ""))
+            text = redactor.text(await self._markdown.convert(html or "", principal))
             cut = text.encode()[:shown]
             whole = len(text.encode()) <= shown
             return Body(

@@ -7,6 +7,8 @@ work is a short-lived child with limits on time and memory, an empty environment
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from subprocess import DEVNULL
 
@@ -21,18 +23,20 @@ _CHILD = Path(__file__).with_name("markdown_child.py")
 
 
 class Markdown:
-    """At most two conversions at once, `timeout` seconds each."""
+    """At most two conversions at once, `timeout` seconds each, and one of each principal: whoever asks for
+    pages that take for ever does not hold up the others."""
 
     def __init__(self, *, timeout: float = 5.0) -> None:
         self._timeout = timeout
         self._limiter = anyio.CapacityLimiter(2)
+        self._turns: dict[str, anyio.Lock] = {}
 
-    async def convert(self, html: str) -> str:
+    async def convert(self, html: str, principal: str = "") -> str:
         """Raises UpstreamFailed for HTML that is too large, or takes too long or too much memory."""
         data = html.encode()
         if len(data) > MAX_INPUT:
             raise _failed(f"has {len(data):,} bytes; {MAX_INPUT:,} are converted")
-        async with self._limiter:
+        async with self._turn(principal), self._limiter:
             # A child that is being born can't be ended: only what follows has a time limit.
             with anyio.CancelScope(shield=True):
                 child = await anyio.open_process(
@@ -47,6 +51,17 @@ class Markdown:
                         child.kill()
                     await child.aclose()
         raise _failed(f"was not converted within {self._timeout:g} s")
+
+    @asynccontextmanager
+    async def _turn(self, principal: str) -> AsyncIterator[None]:
+        lock = self._turns.setdefault(principal, anyio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            # Who lets go hands it to the next at once.
+            if not lock.locked():
+                self._turns.pop(principal, None)
 
 
 async def _converse(child: Process, data: bytes) -> str:

@@ -292,6 +292,24 @@ async def test_html_that_takes_for_ever_to_convert_is_given_up() -> None:
     assert late.value.reason == "web.markdown"
 
 
+async def test_pages_that_take_for_ever_hold_up_nobody_elses() -> None:
+    markdown, given_up = Markdown(), 0
+
+    async def hog() -> None:
+        nonlocal given_up
+        with pytest.raises(UpstreamFailed):
+            await markdown.convert("<p>hello</p>" * 170_000, "mallory")
+        given_up += 1
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(hog)
+        await anyio.wait_all_tasks_blocked()
+        assert await markdown.convert("<p>hi</p>", "bob") == "hi\n"
+        assert given_up == 0
+        tasks.cancel_scope.cancel()
+
+
 async def test_html_that_is_nested_without_end_is_an_error_and_not_a_crash() -> None:
     with pytest.raises(UpstreamFailed, match="HTML"):
         await Markdown(timeout=10).convert("<div>" * 100_000)
