@@ -33,7 +33,6 @@ from _loop import Loop
 from _residents import Residents
 from _run import Run
 
-
 REHEARSAL = b'{"op": "run", "mode": "fork", "code": "", "args": [], "cpu": 1, "file": "main.py"}'
 
 

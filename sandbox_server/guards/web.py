@@ -66,10 +66,14 @@ MOST_TUNNELS = 64
 
 @dataclass(frozen=True, slots=True)
 class EgressLimits:
-    """Of one sandbox's profile: bytes over all its connections, seconds, and tunnels at once."""
+    """Of one sandbox's profile: bytes over all its connections, seconds, and tunnels at once; and of one
+    principal, how many connections and requests in `rate` (their number, seconds), `burst` of them at once.
+    """
 
     bytes_out: int = 10 * 1024**2
     bytes_in: int = 500 * 1024**2
     tunnels: int = 32
     idle: float = 60.0
     total: float = 600.0
+    rate: tuple[int, int] = (50, 1)
+    burst: int = 1000

@@ -244,7 +244,7 @@ def _whole(old: PolicyFile, new: PolicyFile) -> Iterator[str]:
     yield from _listed("principals", _principals(old), _principals(new))
     yield from _listed("resources", [r.api.name for r in old.resources], [r.api.name for r in new.resources])
     for name in old.egress.profiles.keys() & new.egress.profiles.keys():
-        keys = ("bytes_out", "bytes_in", "tunnels", "idle", "total")
+        keys = ("bytes_out", "bytes_in", "tunnels", "idle", "total", "rate", "burst")
         profiles = (old.egress.profiles[name], new.egress.profiles[name])
         pairs = [{key: _text(key, getattr(profile, key)) for key in keys} for profile in profiles]
         yield from (f"egress.profiles.{name}.{line}" for line in _moved(*pairs))

@@ -200,7 +200,8 @@ def _egress(file: PolicyFile, written: list[tuple[str, Role]], aliases: Aliases)
         )
         limits[name] = EgressLimits(
             bytes_out=profile.bytes_out, bytes_in=profile.bytes_in, tunnels=profile.tunnels,
-            idle=profile.idle, total=profile.total,
+            idle=profile.idle, total=profile.total, burst=profile.burst,
+            rate=(profile.rate.count, int(profile.rate.seconds)),
         )  # fmt: skip
     return EgressRules(MappingProxyType(profiles), MappingProxyType(limits), file.egress.ca_bundle)
 

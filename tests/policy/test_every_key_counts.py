@@ -113,6 +113,8 @@ ENFORCED: dict[str, tuple[str, str]] = {
     "egress.profiles.bytes_in": ("access/egress/streams.py", "limits.bytes_in"),
     "egress.profiles.idle": ("access/egress/connection.py", "limits.idle"),
     "egress.profiles.total": ("access/egress/connection.py", "limits.total"),
+    "egress.profiles.rate": ("access/egress/pace.py", "limits.rate"),
+    "egress.profiles.burst": ("access/egress/pace.py", "limits.burst"),
     "egress.ca_bundle": ("outside.py", "egress.ca_bundle"),
     "resources.api": ("policy/judging/resources.py", "ApiGrant"),
     "audit": ("serving.py", "AuditRules(**policy.file.audit"),

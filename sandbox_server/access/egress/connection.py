@@ -93,6 +93,10 @@ class Connection:
         self.client.granted = True
         return grant
 
+    async def wait_its_turn(self) -> None:
+        """Before a connection, and each request in it but the first."""
+        await self.gateway.pace.wait(self.access, self.limits)
+
     async def dial(self, host: str, port: int, grant: EgressGrant) -> ByteStream:
         """Raises Refused."""
         stream, self.address = await self.gateway.dialler.connect(host, port, grant, self.access.principal)
@@ -121,7 +125,8 @@ class Connection:
             now = self.gateway.limits(self.access.profile)
         except ConfigError:
             return True
-        return any(getattr(now, each.name) < getattr(self.limits, each.name) for each in fields(now))
+        lasting = (each.name for each in fields(now) if each.name not in ("rate", "burst"))
+        return any(getattr(now, name) < getattr(self.limits, name) for name in lasting)
 
     # --- telling
 

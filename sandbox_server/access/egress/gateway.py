@@ -25,6 +25,7 @@ from sandbox_server.access.egress.models import (
     Secrets,
     Spend,
 )
+from sandbox_server.access.egress.pace import Pace
 from sandbox_server.access.egress.protocols import decline, speak
 from sandbox_server.access.egress.streams import ENDS, Client, Meter, flat
 from sandbox_server.access.egress.trust import server_context
@@ -72,6 +73,7 @@ class Gateway:
         most_of_each: int = MOST_OF_EACH,
         environment: Mapping[str, str] = MappingProxyType({}),
         cache: FileCache | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._judge = judge
         self.limits = limits
@@ -82,6 +84,7 @@ class Gateway:
         self.tls = tls or server_context()
         self.environment = environment
         self.cache = cache
+        self.pace = pace or Pace()
         self._on_connection = on_connection
         self._spend = spend
         self._most = most
@@ -148,6 +151,7 @@ class Gateway:
             with connection.scope, flat():
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(connection.watch)
+                    await connection.wait_its_turn()
                     await speak(connection)
                     tasks.cancel_scope.cancel()
         except ENDS:

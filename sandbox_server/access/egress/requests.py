@@ -56,10 +56,14 @@ class Exchange:
 
     async def serve(self) -> h11.Request | None:
         """Until the stream ends, or a request is CONNECT, which is returned unanswered."""
+        first = True
         while True:
             request = await self._next()
             if request is None:
                 return None
+            if not first:
+                await self._connection.wait_its_turn()
+            first = False
             if request.method == b"CONNECT" and self._target is None:
                 return request
             with self._connection.told("http") as story:

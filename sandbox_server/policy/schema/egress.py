@@ -7,13 +7,34 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from sandbox_server.guards.web import MOST_TUNNELS, EgressLimits
-from sandbox_server.policy.schema.base import AllowRule, Bytes, Duration, Name, Rule, SecretRef, Strict
+from sandbox_server.policy.schema.base import (
+    AllowRule,
+    Bytes,
+    Duration,
+    Name,
+    PerTime,
+    Rule,
+    SecretRef,
+    Strict,
+)
 from sandbox_server.policy.schema.web import HeaderName, Method, NetworkText, PathText, Port, _host
+from sandbox_server.policy.units import Rate
 
 ALIASES: Final = ("@python-index", "@npm-index")
 """Package indexes, by what they are: resolved from pip's and npm's own configuration."""
 
 _LIMITS: Final = EgressLimits()
+
+
+def _some(rate: Rate) -> Rate:
+    if rate.count < 1:
+        raise ValueError(
+            "at least one: without any, nothing could ever get out; leave the rules away instead"
+        )
+    return rate
+
+
+Pace = Annotated[PerTime, AfterValidator(_some)]
 Life = Annotated[Duration, Field(ge=1, le=24 * 3600)]
 
 
@@ -57,6 +78,9 @@ class EgressDeny(Rule):
 
 
 class EgressProfile(Strict):
+    """`rate` and `burst` are of one principal, over all its sandboxes: connections and further requests in
+    them, which wait for their turn beyond it."""
+
     allow: tuple[Annotated[EgressAllow, BeforeValidator(_entry)], ...] = ()
     deny: tuple[Annotated[EgressDeny, BeforeValidator(_entry)], ...] = ()
     bytes_out: Bytes = _LIMITS.bytes_out
@@ -64,6 +88,8 @@ class EgressProfile(Strict):
     tunnels: Annotated[int, Field(ge=1, le=MOST_TUNNELS)] = _LIMITS.tunnels
     idle: Life = _LIMITS.idle
     total: Life = _LIMITS.total
+    rate: Pace = Rate(*_LIMITS.rate)
+    burst: Annotated[int, Field(ge=1, le=100_000)] = _LIMITS.burst
 
 
 class Egress(Strict):
