@@ -26,11 +26,13 @@ EVERY: Final = 5.0
 LEAST: Final = 10 * NANO
 """What is full again sooner is not worth a line."""
 MOST_BYTES: Final = 64 * 1024**2
+MOST_NANOS: Final = 2**63 - 1
+"""Some 292 years."""
 
 log = structlog.get_logger(__name__)
 
-_Nanos = Annotated[int, Field(ge=0, lt=2**63)]
-_Step = Annotated[int, Field(gt=0, lt=2**63)]
+_Nanos = Annotated[int, Field(ge=0, le=MOST_NANOS)]
+_Step = Annotated[int, Field(gt=0, le=MOST_NANOS)]
 
 
 class _Kept(BaseModel):
@@ -113,7 +115,12 @@ def _read(path: Path) -> _Kept | None:
 
 def _write(path: Path, now: int, left: dict[tuple[str, ...], tuple[int, int]]) -> None:
     """Whole or not at all."""
-    buckets = [(key, *each) for key, each in left.items() if each[0] >= LEAST and _is_text(key)]
+    buckets = [
+        # Who owes more than can be read again owes as much as can be: it is one caller's, the file is all's.
+        (key, min(nanos, MOST_NANOS), step)
+        for key, (nanos, step) in left.items()
+        if nanos >= LEAST and _is_text(key)
+    ]
     data = json.dumps({"schema": 1, "saved_at": now, "buckets": buckets}, separators=(",", ":"))
     beside = path.with_suffix(".new")
     fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
