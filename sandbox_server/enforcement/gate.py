@@ -264,15 +264,14 @@ def _known(who: object) -> Principal:
 
 
 def _cpu(request: Request, decision: Decision) -> float:
-    """Seconds that a call may use; only runs are known to end."""
+    """Seconds that a call may use; only runs are known to end. A session that is made has their limits, and
+    uses nothing."""
     limit = decision.limits.get("cpu")
     return float(limit.value) if request.tool == "code_execution" and limit is not None else 0.0
 
 
-def _at_most(decision: Decision, begun: float) -> float:
+def _at_most(request: Request, decision: Decision, begun: float) -> float:
     """What a run that nobody has measured can have used: all its processors for all the time."""
-    cpus, cpu = decision.limits.get("cpus"), decision.limits.get("cpu")
-    if cpu is None:
-        return 0.0
+    cpus = decision.limits.get("cpus")
     elapsed = (time.monotonic() - begun) * float(cpus.value if cpus is not None else 1)
-    return min(float(cpu.value), elapsed)
+    return min(_cpu(request, decision), elapsed)

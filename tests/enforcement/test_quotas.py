@@ -23,7 +23,7 @@ def policy(quotas: str) -> str:
     return f"""
 roles:
   basic:
-    tools: {{allow: [code_execution, filesystem]}}
+    tools: {{allow: [code_execution, filesystem, sandbox]}}
     code: {{defaults: {{cpu: 10s, wall: 10s}}, languages: {{python: {{}}}}}}
     quotas: {quotas}
 deployment: {{warm: 0}}
@@ -99,6 +99,14 @@ async def test_cpu_time_is_reserved_for_a_run_and_given_back_but_for_what_it_use
             refused = await refusal(client, "code_execution", code="out hi")
             tasks.cancel_scope.cancel()
     assert (refused["code"], refused["rule"]) == ("quota_exceeded", "roles.basic.quotas.cpu_seconds")
+
+
+async def test_waiting_for_a_session_costs_no_cpu_time(tmp_path: Path) -> None:
+    async with place(tmp_path, policy("{cpu_seconds: 10/day}")) as here, here.client() as client:
+        await call(client, "sandbox", operation="create", language="python")
+        quota = here.enforced.gate.current.effective(here.enforced.local).quotas
+        whole = here.enforced.gate.quotas.reserve_cpu(here.enforced.local.key, quota, 10.0)
+    assert whole is not None
 
 
 async def test_no_more_calls_are_under_way_than_the_policy_says(tmp_path: Path) -> None:
