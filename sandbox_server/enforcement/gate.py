@@ -121,7 +121,7 @@ class Gate:
                 raise
             finally:
                 _admission.reset(token)
-                used = entered.cpu if entered.cpu is not None else _at_most(decision, begun)
+                used = entered.cpu if entered.cpu is not None else _at_most(request, decision, begun)
                 self.quotas.settle_cpu(reserved, used)
             outcome = entered.outcome
         except SandboxServerError as error:
@@ -177,13 +177,15 @@ class Gate:
 
     def _count_outcome(self, principal: str, call: Admission, outcome: str, seconds: float) -> None:
         metrics, tool = self.metrics, call.request.tool
-        verdict = "denied" if outcome in _REFUSED else "allowed"
-        metrics.principal(principal, "call", verdict, sent=call.bytes_out, received=call.bytes_in)
+        if outcome != "asked":  # it comes again, with the answer
+            verdict = "denied" if outcome in _REFUSED else "allowed"
+            metrics.principal(principal, "call", verdict, sent=call.bytes_out, received=call.bytes_in)
         if call.ran is not None:
             ran = call.ran
             metrics.runs.add(ran.language, outcome, ran.sandbox)
-            metrics.run_time.add(ran.language, seconds=ran.wall)
-            metrics.run_wait.add(seconds=ran.waited)
+            if ran.sandbox != "none":  # of which nobody knows how long they waited and ran
+                metrics.run_time.add(ran.language, seconds=ran.wall)
+                metrics.run_wait.add(seconds=ran.waited)
             metrics.run_cpu.add(ran.language, by=call.cpu or 0.0)
         elif tool == "web_api" and call.decision.effect == "deny":
             # It has no hop of which anybody else could tell.

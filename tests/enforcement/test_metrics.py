@@ -9,7 +9,7 @@ import pytest
 from mcp.shared.exceptions import MCPError
 from prometheus_client.exposition import generate_latest
 
-from tests.enforcement.place import Place, call, place, refusal
+from tests.enforcement.place import Place, answering, call, place, refusal
 
 pytestmark = pytest.mark.anyio
 
@@ -92,3 +92,37 @@ async def test_a_scrape_is_one_at_a_time_and_no_more_than_a_few_wait(tmp_path: P
     assert revision not in text, "a revision that is gone leaves no series"
     assert 'sandbox_policy_reloads_total{result="ok"} 1.0' in text
     assert 'sandbox_policy_reloads_total{result="failed"} 1.0' in text
+
+
+async def test_a_run_that_never_got_a_sandbox_is_none_that_waited_for_nothing(tmp_path: Path) -> None:
+    """Else the busier a server is, the shorter its runs would seem to wait."""
+    busy = POLICY.replace("runs: 2/h", "concurrent: 1")
+    async with (
+        place(tmp_path, busy) as here,
+        here.client("2026-07-28") as client,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(client.call_tool, "code_execution", {"code": "hang"})
+        await anyio.wait_all_tasks_blocked()
+        await here.engine.until(lambda: here.engine.live > 0)
+        assert (await refusal(client, "code_execution", code="out hi"))["code"] == "busy"
+        found = lines(here)
+        tasks.cancel_scope.cancel()
+    assert 'sandbox_runs_total{language="python",outcome="busy",sandbox="none"} 1.0' in found
+    assert "sandbox_run_wait_seconds_count 0.0" in found
+    assert not any(line.startswith("sandbox_run_seconds_count") for line in found)
+
+
+async def test_a_question_to_a_human_and_its_answer_are_one_call_of_a_principal(
+    tmp_path: Path, era: str
+) -> None:
+    answer, asked = answering("decline")
+    asks = POLICY.replace("allow: [code_execution, web_api]", "allow: [web_api], ask: [code_execution]")
+    async with place(tmp_path, asks) as here, here.client(era, elicitation_callback=answer) as client:
+        assert (await refusal(client, "code_execution", code="out hi"))["code"] == "policy_denied"
+        found = lines(here)
+    assert len(asked) == 1
+    mine = {line for line in found if line.startswith("sandbox_principal_requests_total")}
+    assert mine == {
+        'sandbox_principal_requests_total{kind="call",principal="anonymous",verdict="denied"} 1.0'
+    }

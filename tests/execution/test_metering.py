@@ -9,8 +9,8 @@ from sandbox_server.execution.metering import Meter
 from sandbox_server.execution.process_models import ProcessView
 
 
-def process(*, running: bool) -> ProcessView:
-    return ProcessView("p1-0000", "true", running, None, None, False, 0.0, 0, None)
+def process(*, running: bool, name: str = "p1-0000") -> ProcessView:
+    return ProcessView(name, "true", running, None, None, False, 0.0, 0, None)
 
 
 STEPS = st.lists(st.tuples(st.sampled_from(["run", "idle", "read"]), st.integers(0, 10**7)), max_size=40)
