@@ -8,7 +8,6 @@ import base64
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from signal import Signals
@@ -163,10 +162,18 @@ class ProcessDesk:
 
     async def measure(self) -> None:
         """Charge what background processes have used since somebody last looked at them."""
-        for session in self._sessions.registry.all():
-            if session.sandbox is not None and session.sandbox.meter.active:
-                with suppress(SandboxServerError):  # one that dies charges for itself
-                    await _Processes(session.sandbox).perform(models.ListProcesses())
+        async with anyio.create_task_group() as tasks:
+            for session in self._sessions.registry.all():
+                if session.sandbox is not None and session.sandbox.meter.active:
+                    tasks.start_soon(self._measure, session.sandbox)
+
+    async def _measure(self, sandbox: Sandbox) -> None:
+        try:
+            await _Processes(sandbox).perform(models.ListProcesses())
+        except SandboxServerError:
+            pass  # one that dies charges for itself
+        except Exception:
+            _log.exception("the CPU time of background processes could not be read")
 
     @staticmethod
     def _check(operation: models.ProcessOperation, caller: Caller, handle: str | None) -> None:
@@ -205,8 +212,9 @@ class _Processes:
     ) -> tuple[tuple[models.ProcessView, ...], models.ProcessOutput | None]:
         match operation:
             case models.ListProcesses():
+                listed = self._sandbox.meter.running
                 report = parse(AllReport, await self._ask("list"))
-                return self._read(report.cpu_us, [each.view() for each in report.processes]), None
+                return self._read(report.cpu_us, [each.view() for each in report.processes], listed), None
             case models.StartProcess():
                 return await self._start(operation)
             case models.PollProcess(process=process):
@@ -254,8 +262,10 @@ class _Processes:
         request = {"op": "process", "do": "start", "command": list(operation.command)}
         return {**request, "cwd": cwd, "env": environment, "egress": egress}
 
-    def _read(self, cpu_us: int, views: list[models.ProcessView]) -> tuple[models.ProcessView, ...]:
-        self._sandbox.meter.read(cpu_us, views)
+    def _read(
+        self, cpu_us: int, views: list[models.ProcessView], listed: frozenset[str] = frozenset()
+    ) -> tuple[models.ProcessView, ...]:
+        self._sandbox.meter.read(cpu_us, views, listed)
         return tuple(views)
 
     async def _told(

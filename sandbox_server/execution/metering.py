@@ -20,31 +20,49 @@ class Meter:
         self._total: int | None = None
         self._runs = 0
         self._read = 0.0
+        self._charged = 0.0
         self._running: set[str] = set()
         self.charge: Callable[[float], None] | None = None
         """Gets seconds; fewer than none where too many were counted."""
 
     @property
     def active(self) -> bool:
-        """Whether there is something that uses time unseen."""
-        return bool(self._running)
+        """Whether somebody should read: something uses time unseen, or the time of a run is to be given
+        back."""
+        return bool(self._running) or (self._total is not None and self._runs > 0)
+
+    @property
+    def running(self) -> frozenset[str]:
+        """Processes that were running when they were last seen."""
+        return frozenset(self._running)
 
     def ran(self, microseconds: int) -> None:
         """A run has been told that it has used so much."""
         self._runs += microseconds
 
-    def read(self, microseconds: int, views: Iterable[ProcessView]) -> None:
-        """All that the sandbox has used so far, and processes as they are."""
+    def read(
+        self, microseconds: int, views: Iterable[ProcessView], listed: frozenset[str] = frozenset()
+    ) -> None:
+        """All that the sandbox has used so far, and processes as they are: if they are all that there are,
+        `listed` are those that were `running` when they were asked for. A runner forgets who has ended."""
+        self._running -= listed
         for view in views:
             (self._running.add if view.running else self._running.discard)(view.id)
         before, runs = self._total, self._runs
         self._total, self._runs, self._read = microseconds, 0, time.monotonic()
-        if before is not None and self.charge is not None:
-            self.charge((microseconds - before - runs) / 1e6)
+        if before is not None:
+            self._charge((microseconds - before - runs) / 1e6)
 
     def end(self) -> None:
         """No process is left, nor anybody to read what they have used. Idempotent."""
-        if self.active and self.charge is not None:
-            self.charge((time.monotonic() - self._read) * self._cpus)
+        if self._running:
+            self._charge((time.monotonic() - self._read) * self._cpus)
         self._running.clear()
         self._total = None
+
+    def _charge(self, seconds: float) -> None:
+        # A runner that lies gives its caller nothing that was not this sandbox's.
+        seconds = max(seconds, -self._charged)
+        self._charged += seconds
+        if self.charge is not None:
+            self.charge(seconds)

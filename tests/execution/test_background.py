@@ -320,3 +320,27 @@ async def test_a_start_whose_caller_goes_before_the_answer_leaves_no_process(
         "import os; print(sum(open(f'/proc/{p}/cmdline').read().startswith('sleep') for p in os.listdir('/proc') if p.isdigit()))"
     )
     assert left.stdout.text == "0\n"
+
+
+KILL_ALL = """
+import os, signal
+for pid in filter(str.isdigit, os.listdir('/proc')):
+    try:
+        if open(f'/proc/{pid}/comm').read() == 'cat\\n': os.kill(int(pid), signal.SIGKILL)
+    except OSError: pass
+"""
+
+
+async def test_processes_that_have_ended_unseen_and_are_forgotten_are_not_taken_for_running(
+    station: Station,
+) -> None:
+    for _ in range(3):
+        for _ in range(8):
+            await station.start("cat")
+        assert (await station.cell(KILL_ALL)).outcome == "ok"
+    last = await station.start("cat")
+    sandboxes = [each.sandbox for each in station.lab.manager.sessions.registry.all()]
+    meter = next(each.meter for each in sandboxes if each is not None and last in each.meter.running)
+    with anyio.fail_after(5):
+        while meter.running != {last}:
+            await station.do(models.ListProcesses())

@@ -49,3 +49,40 @@ def test_what_nobody_has_read_is_all_that_it_can_have_been() -> None:
     (most,) = charged
     assert most > 0
     assert not meter.active
+
+
+def test_a_process_that_its_runner_has_forgotten_uses_nothing_more() -> None:
+    charged: list[float] = []
+    meter = Meter(2.0)
+    meter.charge = charged.append
+    meter.read(0, [process(running=True)])
+    asked = meter.running
+    meter.read(0, [process(running=True, name="p2-0000")])  # it was started after the list was asked for
+    meter.read(0, [], asked)
+    assert meter.running == {"p2-0000"}
+    meter.read(0, [], meter.running)
+    meter.end()
+    assert (meter.active, sum(charged)) == (False, 0.0)
+
+
+def test_a_runner_gives_back_no_more_than_was_counted_of_it() -> None:
+    charged: list[float] = []
+    meter = Meter(1.0)
+    meter.charge = charged.append
+    meter.read(10**12, [process(running=True)])
+    meter.read(10**12 + 1_000_000, [])
+    meter.read(0, [])
+    assert charged == [1.0, -1.0]
+
+
+def test_the_time_of_a_run_that_was_counted_while_it_ran_is_given_back_though_no_process_is_left() -> None:
+    charged: list[float] = []
+    meter = Meter(1.0)
+    meter.charge = charged.append
+    meter.read(0, [process(running=True)])
+    meter.read(3_000_000, [process(running=False)])  # of the run that is under way
+    assert not meter.active
+    meter.ran(3_000_000)
+    assert meter.active, "somebody has to read it"
+    meter.read(3_000_000, [])
+    assert (meter.active, sum(charged)) == (False, 0.0)
