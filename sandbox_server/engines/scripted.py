@@ -35,7 +35,8 @@ class ScriptedRunner:
 
     After `death` is set nothing more is sent. `files` are what was written, by path.
     While `stalled`, whoever writes a file takes nothing and gives no credit. Writing a file
-    ends it with `die_on_write`, if set. `deaf_to_reset`: a reset can't end everything. `ran` counts the runs.
+    ends it with `die_on_write`, if set. `deaf_to_reset`: a reset can't end everything. `deaf_to_processes`: what
+    is asked of background processes stays `unanswered`. `ran` counts the runs.
     """
 
     def __init__(self) -> None:
@@ -48,6 +49,8 @@ class ScriptedRunner:
         self.running: _Run | None = None
         self.stalled = False
         self.deaf_to_reset = False
+        self.deaf_to_processes = False
+        self.unanswered = 0
         self.die_on_write: Death | None = None
         self.ran = 0
         self.scrubs = 0
@@ -76,6 +79,8 @@ class ScriptedRunner:
         match request["op"]:
             case "ping":
                 self.close(number, {"ok": True})
+            case "process" if self.deaf_to_processes:
+                self.unanswered += 1
             case "reset" if self.deaf_to_reset:
                 self.close(number, {"ok": False})
             case "reset" if self.running is None:

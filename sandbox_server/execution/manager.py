@@ -83,6 +83,7 @@ class Manager:
         self._pools.start(tasks)
         tasks.start_soon(self._housekeeping)
         tasks.start_soon(self._expire_forever)
+        tasks.start_soon(self._measure_forever)
         return self
 
     @asynccontextmanager
@@ -131,8 +132,13 @@ class Manager:
         """Apart from the housekeeping: an engine that hangs must not keep sessions alive."""
         while True:
             self._expire()
-            await self._processes.measure()
             await self._store.expire()
+            await anyio.sleep(self._sizing.reap_every)
+
+    async def _measure_forever(self) -> None:
+        """Apart from all else: a sandbox may take its time to answer, or never do."""
+        while True:
+            await self._processes.measure()
             await anyio.sleep(self._sizing.reap_every)
 
     def _expire(self) -> None:

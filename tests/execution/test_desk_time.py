@@ -12,10 +12,13 @@ from sandbox_server.errors import (
     NotFound,
 )
 from sandbox_server.execution.manager import Manager
+from sandbox_server.execution.process_models import ProcessView
 from tests.execution.handles import ALICE, cell, create, handle_of, refusal
-from tests.execution.support import SIZING, managed, nothing_left
+from tests.execution.support import SIZING, container_of, managed, nothing_left
 
 pytestmark = pytest.mark.anyio
+
+RUNNING = ProcessView("p1-0000", "true", True, None, None, False, 0.0, 0, None)
 
 
 async def test_what_is_said_of_the_time_left_is_true(engine: FakeEngine) -> None:
@@ -63,6 +66,22 @@ async def test_an_expired_session_is_destroyed_without_any_call(engine: FakeEngi
             while engine.live:
                 await anyio.wait_all_tasks_blocked()
             assert "expired" in (await refusal(lambda: cell(manager, session, "out hi"))).message
+
+
+async def test_a_sandbox_that_does_not_say_what_it_has_used_holds_up_no_end(engine: FakeEngine) -> None:
+    with anyio.fail_after(5):
+        async with managed(engine, reap_every=0.02) as manager:
+            await cell(manager, await create(manager), "out hi")
+            (silent,) = manager.sessions.registry.all()
+            assert silent.sandbox is not None
+            runner = container_of(silent.sandbox).runner
+            runner.deaf_to_processes = True
+            silent.sandbox.meter.read(0, [RUNNING])
+            while not runner.unanswered:
+                await anyio.wait_all_tasks_blocked()
+            await create(manager, ttl=1e-9)
+            while len(manager.sessions.registry) > 1:
+                await anyio.wait_all_tasks_blocked()
 
 
 @pytest.mark.parametrize(
