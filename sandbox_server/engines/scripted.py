@@ -35,8 +35,8 @@ class ScriptedRunner:
 
     After `death` is set nothing more is sent. `files` are what was written, by path.
     While `stalled`, whoever writes a file takes nothing and gives no credit. Writing a file
-    ends it with `die_on_write`, if set. `deaf_to_reset`: a reset can't end everything. `deaf_to_processes`: what
-    is asked of background processes stays `unanswered`. `ran` counts the runs.
+    ends it with `die_on_write`, if set. `deaf_to_reset`: a reset can't end everything. `deaf_to_processes`:
+    what is asked of background processes stays `unanswered`. `ran` counts the runs.
     """
 
     def __init__(self) -> None:

@@ -58,7 +58,9 @@ async def test_a_name_that_is_no_text_costs_the_others_nothing(tmp_path: Path) -
             quotas.take("alice", "runs", DAY)
 
 
-async def test_who_owes_more_than_a_number_of_the_file_may_be_costs_the_others_nothing(tmp_path: Path) -> None:
+async def test_who_owes_more_than_a_number_of_the_file_may_be_costs_the_others_nothing(
+    tmp_path: Path,
+) -> None:
     file, byte = tmp_path / "quotas.json", {"egress_bytes": Limit(1, "here", 86400.0)}
     async with open_quotas(file) as quotas:
         assert quotas.spend_bytes("mallory", byte, 10**6) == "here"
