@@ -64,7 +64,7 @@ class MetricsAddress:
         """Of HOST:PORT. Raises ConfigError, also for an address that others than this machine reach."""
         host, colon, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
-        if not colon or not host or not (port.isascii() and port.isdigit()) or int(port[:6]) > 65535:
+        if not colon or not host or not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
             raise ConfigError(
                 f"--metrics {text}: is not HOST:PORT",
                 hint="such as 127.0.0.1:9464, or [::1]:9464; port 0 is any",

@@ -104,13 +104,14 @@ class ListChanges:
                     tasks.start_soon(self._tell, watch)
 
     async def _tell(self, watch: _Watch) -> None:
-        caller = self._anew(watch.caller)
-        tools = self._listed(caller)
-        if tools == watch.tools:
-            return
-        watch.caller, watch.tools = caller, tools
+        """One that can't be told must not end the telling, and the server with it."""
         with anyio.move_on_after(SECONDS):
             try:
+                caller = self._anew(watch.caller)
+                tools = self._listed(caller)
+                if tools == watch.tools:
+                    return
+                watch.caller, watch.tools = caller, tools
                 await watch.tell()
             except Exception:
                 log.exception("list_change_not_told")

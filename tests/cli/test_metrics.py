@@ -269,6 +269,7 @@ async def test_nothing_that_is_let_out_reaches_the_metrics(deployment: Deploymen
         ("9464", "is not HOST:PORT"),
         ("127.0.0.1:", "is not HOST:PORT"),
         ("127.0.0.1:99999", "is not HOST:PORT"),
+        ("127.0.0.1:000000999999", "is not HOST:PORT"),
         ("127.0.0.1:٣", "is not HOST:PORT"),
     ],
 )

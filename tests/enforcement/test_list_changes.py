@@ -16,6 +16,8 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.subscriptions import ToolsListChanged
 
+from sandbox_server.execution.api import Caller
+from sandbox_server.protocol.list_changes import ListChanges
 from sandbox_server.transports.http import HttpSettings, serve_http
 from tests.enforcement.place import Place, place
 
@@ -144,3 +146,22 @@ async def test_streams_of_one_principal_are_few(tmp_path: Path, monkeypatch: pyt
         await anyio.wait_all_tasks_blocked()
         async with client.listen(tools_list_changed=True) as again:
             assert again.honored.tools_list_changed
+
+
+async def test_one_whose_list_can_not_be_made_costs_the_others_nothing() -> None:
+    broken, told = False, anyio.Event()
+
+    def listed(caller: Caller) -> list[types.Tool]:
+        if broken and caller.principal == "broken":
+            raise RuntimeError
+        return [types.Tool(name=str(broken), input_schema={})]
+
+    changes = ListChanges(listed, lambda caller: caller)
+    with anyio.fail_after(5):
+        async with changes.telling():
+            changes.watch(Caller("broken"), lambda event: None)
+            changes.watch(Caller("whole"), lambda event: told.set())
+            broken = True
+            changes.changed()
+            await told.wait()
+            await anyio.wait_all_tasks_blocked()
