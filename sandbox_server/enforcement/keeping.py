@@ -62,20 +62,24 @@ async def open_quotas(
         # A clock that was set back makes nobody wait longer than there was to wait.
         passed = max(0, now() - kept.saved_at)
         buckets.restore({tuple(key): (left - passed, step) for key, left, step in kept.buckets})
-    saved = buckets.changes
+    saved, failing = buckets.changes, False
 
     async def save() -> None:
-        nonlocal saved
+        nonlocal saved, failing
         if buckets.changes == saved:
             return
         changes, left = buckets.changes, buckets.left()
         try:
             await anyio.to_thread.run_sync(_write, path, now(), left, limiter=limiter)
-            saved = changes
         except OSError as error:
-            log.error(
-                "quotas_not_kept", file=str(path), reason=str(error), hint="a restart would forget them"
-            )
+            if not failing:  # a disk that is full is so for longer than until the next look
+                hint = "a restart would forget them"
+                log.error("quotas_not_kept", file=str(path), reason=str(error), hint=hint)
+            failing = True
+        else:
+            if failing:
+                log.warning("quotas_kept_again", file=str(path))
+            saved, failing = changes, False
 
     async def save_forever() -> None:
         while True:

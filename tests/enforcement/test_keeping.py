@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anyio
 import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox_server.enforcement.keeping import open_quotas
+from sandbox_server.enforcement.quotas import Quotas
 from sandbox_server.errors import QuotaExceeded
 from sandbox_server.policy.decision import Limit
 from sandbox_server.security.limits import NANO, Buckets, Rate
@@ -19,6 +21,7 @@ from tests.enforcement.test_quotas import policy
 pytestmark = pytest.mark.anyio
 
 DAY = {"runs": Limit(1, "here", 86400.0)}
+MANY = {"runs": Limit(10**9, "here", 86400.0)}
 
 
 async def test_a_quota_of_a_day_outlives_a_restart(tmp_path: Path) -> None:
@@ -114,6 +117,31 @@ async def test_a_place_that_can_not_be_written_is_said(tmp_path: Path) -> None:
         async with open_quotas(tmp_path / "none" / "quotas.json") as quotas:
             quotas.take("alice", "runs", DAY)
     assert [each["event"] for each in logs] == ["quotas_not_kept"]
+
+
+async def test_a_place_that_can_not_be_written_for_long_is_said_once_and_when_it_can_be_again(
+    tmp_path: Path,
+) -> None:
+    file, tries = tmp_path / "none" / "quotas.json", 0
+
+    def now() -> int:
+        nonlocal tries
+        tries += 1
+        return 10**18
+
+    async def two_more(quotas: Quotas) -> None:
+        seen = tries
+        while tries < seen + 2:
+            quotas.take("alice", "runs", MANY)
+            await anyio.wait_all_tasks_blocked()
+
+    with structlog.testing.capture_logs() as logs, anyio.fail_after(10):
+        async with open_quotas(file, every=0.001, now=now) as quotas:
+            await two_more(quotas)
+            assert [each["event"] for each in logs] == ["quotas_not_kept"]
+            file.parent.mkdir()
+            await two_more(quotas)
+    assert [each["event"] for each in logs] == ["quotas_not_kept", "quotas_kept_again"]
 
 
 async def test_who_has_used_up_a_quota_can_go_on_where_the_next_start_grants_more(tmp_path: Path) -> None:
