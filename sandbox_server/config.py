@@ -64,7 +64,8 @@ class MetricsAddress:
         """Of HOST:PORT. Raises ConfigError, also for an address that others than this machine reach."""
         host, colon, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
-        if not colon or not host or not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
+        number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else -1
+        if not colon or not host or not 0 <= number <= 65535:
             raise ConfigError(
                 f"--metrics {text}: is not HOST:PORT",
                 hint="such as 127.0.0.1:9464, or [::1]:9464; port 0 is any",
@@ -74,7 +75,7 @@ class MetricsAddress:
                 f"--metrics {text} would tell anyone who reaches this machine who uses the server for what",
                 hint="serve them on 127.0.0.1; this version has no tokens yet",
             )
-        return cls(host, int(port))
+        return cls(host, number)
 
 
 @dataclass(frozen=True, slots=True)
