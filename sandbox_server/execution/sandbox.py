@@ -191,18 +191,22 @@ class Sandbox(Link):
             finally:
                 with anyio.CancelScope(shield=True):
                     await self._end_transfer(number, transfer)
-        if transfer.close is None:
+        if transfer.close is None and (transfer.sent or not self.alive):
             reason = (await self._death()).reason
             raise SandboxLost(f"the sandbox was lost during a file operation: {reason}")
         try:
-            return None if transfer.stopped else transfer.close.json()
+            return None if transfer.stopped or transfer.close is None else transfer.close.json()
         except wire.WireError:
             self._lose("its runner broke the protocol")
             await self.destroy()
             raise SandboxLost("the sandbox broke the protocol and was destroyed") from None
 
     async def _end_transfer(self, number: int, transfer: Transfer) -> None:
-        """See that nothing of it goes on: without its CLOSE, CANCEL and, if need be, the sandbox's end."""
+        """See that nothing of it goes on: without its CLOSE, CANCEL and, if need be, the sandbox's end.
+        Of what was not sent the runner knows nothing, and would answer nothing."""
+        if not transfer.sent:
+            del self._channels[number]
+            return
         if transfer.close is None and self.alive:
             transfer.stopped = True
             with anyio.move_on_after(KILL_GRACE):
