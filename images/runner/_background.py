@@ -15,8 +15,8 @@ When the command itself ends, all that it has started is ended.
   {"op": "process", "do": "write", "id": ..., "data": base64, "close": bool}     all of it or nothing
   {"op": "process", "do": "signal", "id": ..., "number": int}                    9 ends all it has started
   {"op": "process", "do": "list"}
-CLOSE {"ok": true, "cpu_us": all of the sandbox so far, "process": {...}} or "processes": [...]}, else as for
-file operations.
+CLOSE {"ok": true, "cpu_us": of the sandbox but for its runs, "process": {...}} or "processes": [...]},
+else as for file operations.
 """
 
 import base64
@@ -48,6 +48,8 @@ class Background:
         self.processes = {}
         self.count = 0
         self.used_us = 0
+        self.runs_us = 0
+        """What runs that have ended were told they have used."""
         self.blame = Blame(self)
         self.flooded = []
         self.resume_at = 0.0
@@ -76,6 +78,12 @@ class Background:
         living = [each for each in self.processes.values() if each.keeper]
         table = trees.parents() if living else {}
         return self.used_us + sum(each.count_cpu(table) for each in living)
+
+    def beside_runs_us(self):
+        """CPU time of all here that no run was told of nor will be: what it is told at its end fits this."""
+        run = self.supervisor.run
+        runs_us = self.runs_us + (run.cpu_us() if run else 0)
+        return max(0, accounting.cpu_us() - runs_us)
 
     def patience(self):
         """Seconds that the supervisor may wait, or None."""
@@ -144,7 +152,7 @@ class Background:
 
 
 def answer(supervisor, number, **facts):
-    supervisor.close(number, {"ok": True, "cpu_us": accounting.cpu_us(), **facts})
+    supervisor.close(number, {"ok": True, "cpu_us": supervisor.background.beside_runs_us(), **facts})
 
 
 class Start:

@@ -18,6 +18,9 @@ GLANCE_SECONDS = 0.01
 EVERY_SECONDS = 0.05
 GROWTH = 8 * 1024 * 1024
 """Bytes after which a look does not wait: sizes that are too old tell nothing."""
+BREATHERS = 3, 9
+"""How much longer than a look took it is until the next, with such growth and without: who has a thousand
+processes would have us look at them all the time, on the run's account."""
 GIVE_UP_SECONDS = 0.5
 LAST_LOOK_SECONDS = 0.1
 """For what was counted just before a run's end. The kernel counts first and kills then."""
@@ -85,6 +88,10 @@ class Blame:
         self.glance_at = now + GLANCE_SECONDS
         if now >= self.look_at or accounting.memory() > self.memory + GROWTH:
             self._look(main)
+            done = time.monotonic()
+            pressed, calm = (each * (done - now) for each in BREATHERS)
+            self.glance_at = done + max(GLANCE_SECONDS, pressed)
+            self.look_at = done + max(EVERY_SECONDS, calm)
 
     def last_look(self, main, killed):
         """Before a run's end kills what is left of it. `killed`: its main process has died of SIGKILL."""

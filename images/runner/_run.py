@@ -250,7 +250,11 @@ class Run:
             return False
         if self.blame.shared:  # then it takes a look at every process
             self.cpu_look_at = now + CPU_SECONDS
-        return self.supervisor.cpu_us() - self.cpu_start > self.cpu_limit * 1_000_000
+        return self.cpu_us() > self.cpu_limit * 1_000_000
+
+    def cpu_us(self):
+        """CPU time that it has used so far, in microseconds."""
+        return max(0, self.supervisor.cpu_us() - self.cpu_start)
 
     # --- the end
 
@@ -273,7 +277,8 @@ class Run:
 
     def _result(self):
         exit_code, number = decode(self.status)
-        cpu_us = max(0, self.supervisor.cpu_us() - self.cpu_start)
+        cpu_us = self.cpu_us()
+        self.supervisor.background.runs_us += cpu_us
         oom_kills, oom_unsure = self.blame.conclude()
         # The kernel's limit may have been faster than ours; a program may also kill itself so.
         if number == signal.SIGXCPU and self.cpu_limit and cpu_us > self.cpu_limit * 1_000_000:

@@ -5,6 +5,7 @@
 
 const http = require('http');
 const https = require('https');
+const net = require('net');
 
 const DISPATCHER = Symbol.for('undici.globalDispatcher.1');
 const SECONDS = 30;
@@ -17,7 +18,7 @@ function proxyFor(secure, host) {
   if (!where) return null;
   const exceptions = (env.NO_PROXY || env.no_proxy || '').split(',').map((each) => each.trim().replace(/^\*?\./, ''));
   const plain = host.replace(/^\[|\]$/g, '').toLowerCase();
-  if (exceptions.some((each) => each && (plain === each || plain.endsWith(`.${each}`)))) return null;
+  if (exceptions.some((each) => each && (each === '*' || plain === each || plain.endsWith(`.${each}`)))) return null;
   try {
     return new URL(where);
   } catch {
@@ -28,13 +29,12 @@ function proxyFor(secure, host) {
 /** A socket to that host through the proxy. */
 function tunnel(proxy, host, port, done) {
   const name = host.includes(':') && !host.startsWith('[') ? `[${host}]` : host;
+  const where = { host: proxy.hostname.replace(/^\[|\]$/g, ''), port: proxy.port || 80 };
   const request = http.request({
-    host: proxy.hostname,
-    port: proxy.port || 80,
     method: 'CONNECT',
     path: `${name}:${port}`,
     headers: { Host: `${name}:${port}` },
-    agent: false,
+    createConnection: () => net.connect(where), // an agent's would ask for the way to the proxy in turn
     timeout: SECONDS * 1000,
   });
   request.once('timeout', () => request.destroy(new Error('the proxy does not answer')));
@@ -84,7 +84,7 @@ function connect(options, done) {
     return undefined;
   };
   if (proxy) return tunnel(proxy, options.hostname, port, (error, socket) => (error ? done(error) : begin(socket)));
-  const socket = require('net').connect(port, options.hostname);
+  const socket = net.connect(port, options.hostname);
   socket.once('error', done);
   socket.once('connect', () => {
     socket.removeListener('error', done);

@@ -178,14 +178,14 @@ class Supervisor(Loop):
             self.background.clear()
             alone = self.residents.kill_interpreters()
             self.way_out.step()
-            self.close(number, {"ok": alone})
+            self.close(number, {"ok": alone, "cpu_us": self.background.beside_runs_us()})
             self.residents.ended.clear()  # who asked for it knows
         elif op == "trust":
             self.close(number, egress.trust(self, request["pem"]))
         elif op == "scrub":
             scrub.Scrub(self, number).start()
         elif op == "ping":
-            self.close(number, {"ok": True})
+            self.close(number, {"ok": True, "cpu_us": self.background.beside_runs_us()})
         else:
             self.close(number, {"ok": False, "error": "EINVAL", "message": "unknown operation"})
 

@@ -65,12 +65,13 @@ class PutReport(BaseModel):
 
 
 class ResetReport(BaseModel):
-    """Of a reset, and of a scrub, which says what was in its way."""
+    """Of a reset, of a ping, and of a scrub, which says what was in its way."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
     ok: bool
     problem: Annotated[str, Field(max_length=400)] = ""
+    cpu_us: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
 
 
 @dataclass(frozen=True, slots=True)

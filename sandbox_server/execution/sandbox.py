@@ -40,6 +40,7 @@ _log = logging.getLogger(__name__)
 PUT_SECONDS = 30.0
 RESET_SECONDS = 5.0
 SCRUB_SECONDS = 3.0  # then destroying it is quicker
+LAST_SECONDS = 0.5  # for a runner to say what its processes have used, before it is destroyed
 INTERRUPT_GRACE = 0.06  # for a cell to stop, so that its interpreter's state is kept
 KILL_GRACE = 1.0  # for the runner to kill a run, before the whole container is destroyed
 
@@ -127,7 +128,6 @@ class Sandbox(Link):
             if channel.close is not None:
                 self._lose("its runner broke the protocol")
             return Exit(None, await self._death(), cause, wall)
-        self.meter.ran(report.cpu_us or 0)
         self.clean = report.clean and report.alone
         if not report.alone:
             self._lose("processes of a run could not be ended")
@@ -191,18 +191,22 @@ class Sandbox(Link):
             finally:
                 with anyio.CancelScope(shield=True):
                     await self._end_transfer(number, transfer)
-        if transfer.close is None:
+        if transfer.close is None and (transfer.sent or not self.alive):
             reason = (await self._death()).reason
             raise SandboxLost(f"the sandbox was lost during a file operation: {reason}")
         try:
-            return None if transfer.stopped else transfer.close.json()
+            return None if transfer.stopped or transfer.close is None else transfer.close.json()
         except wire.WireError:
             self._lose("its runner broke the protocol")
             await self.destroy()
             raise SandboxLost("the sandbox broke the protocol and was destroyed") from None
 
     async def _end_transfer(self, number: int, transfer: Transfer) -> None:
-        """See that nothing of it goes on: without its CLOSE, CANCEL and, if need be, the sandbox's end."""
+        """See that nothing of it goes on: without its CLOSE, CANCEL and, if need be, the sandbox's end.
+        Of what was not sent the runner knows nothing, and would answer nothing."""
+        if not transfer.sent:
+            del self._channels[number]
+            return
         if transfer.close is None and self.alive:
             transfer.stopped = True
             with anyio.move_on_after(KILL_GRACE):
@@ -218,12 +222,23 @@ class Sandbox(Link):
 
         Raises SandboxLost if the runner does not prove that nothing is left.
         """
-        if not (await self._ask("reset", RESET_SECONDS)).ok:
+        report = await self._ask("reset", RESET_SECONDS)
+        if not report.ok:
             self._lose("its processes could not be ended")
             raise SandboxLost(
                 "the sandbox was lost while it was reset", hint="create another session; its files are gone"
             )
         self.way_out.shut()
+        self._read_last(report)
+
+    async def settle(self) -> None:
+        """Before it is destroyed, read what its processes have used since somebody last did."""
+        if self.alive and self.meter.active:
+            self._read_last(await self._ask("ping", LAST_SECONDS))
+
+    def _read_last(self, report: ResetReport) -> None:
+        if report.cpu_us is not None:
+            self.meter.read(report.cpu_us, [])
         self.meter.end()
 
     async def scrub(self) -> bool:

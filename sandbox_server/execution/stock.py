@@ -73,6 +73,7 @@ class Stock:
                 self.tasks.start_soon(self.destroy, sandbox)
 
     async def destroy(self, sandbox: Sandbox) -> None:
+        await sandbox.settle()
         pause = RETRY_FIRST
         while not await sandbox.destroy():
             await anyio.sleep(pause)

@@ -39,6 +39,8 @@ class Transfer:
         self.request = request
         self.close: Frame | None = None
         self.over = False
+        self.sent = False
+        """The runner has heard of it, and owes it a CLOSE."""
         self.stopped = False
         """We have ended it before it was done."""
         self._left = limit
@@ -91,6 +93,7 @@ class Transfer:
     async def drive(self, number: int, send: Send) -> None:
         """Carry it out until CLOSE, the loss of the sandbox, or too much output."""
         await send(wire.encode_json(Type.OPEN, number, self.request))
+        self.sent = True
         if self._window > wire.WINDOW:
             await send(wire.encode_credit(number, self._window - wire.WINDOW))
         async with anyio.create_task_group() as tasks:

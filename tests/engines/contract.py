@@ -80,7 +80,7 @@ class EngineContract:
         runner = Driver(container)
         with anyio.fail_after(10):
             await runner.greet()
-            assert await runner.ping() == {"ok": True}
+            assert (await runner.ping())["ok"] is True
         assert container.id
 
     async def test_a_living_container_has_no_exit_code(self, engine: Engine, profile: Profile) -> None:

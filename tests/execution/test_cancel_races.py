@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import anyio
 import anyio.lowlevel
 import pytest
 
 from sandbox_server.engines.fake import FakeEngine
 from sandbox_server.execution.models import InputFile, RunResult
-from tests.execution.support import managed, nothing_left, run
+from sandbox_server.execution.slots import Kind
+from sandbox_server.execution.transfers import Transfer
+from tests.execution.support import managed, nothing_left, opened, run, start
 
 pytestmark = pytest.mark.anyio
 
@@ -73,3 +77,36 @@ async def test_a_result_that_is_there_is_not_lost_to_a_cancellation_that_comes_l
             scope.cancel()
         assert result.outcome == "ok"
         assert await nothing_left(manager, engine)
+
+
+@pytest.mark.parametrize("kind", ["file", "quick", "wait"])
+@pytest.mark.parametrize("busy", [False, True], ids=["free", "taken"])
+async def test_an_operation_that_is_cancelled_before_it_was_sent_costs_the_sandbox_nothing(
+    kind: Kind, busy: bool
+) -> None:
+    async with opened(await start(FakeEngine())) as sandbox:
+        for moments in range(12):
+            if busy:
+                await sandbox._sending.acquire()
+            async with anyio.create_task_group() as tasks:
+                transfer = Transfer({"op": "ping"})
+                tasks.start_soon(partial(sandbox.transfer, transfer, 5, kind=kind))
+                for _ in range(moments):
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+                if busy:
+                    sandbox._sending.release()
+            assert sandbox.alive, moments
+        assert await sandbox.transfer(Transfer({"op": "ping"}), 5, kind=kind) == {"ok": True}
+
+
+async def test_an_operation_that_could_not_be_sent_in_time_is_only_late() -> None:
+    async with opened(await start(FakeEngine())) as sandbox:
+        results = []
+
+        async def call() -> None:
+            results.append(await sandbox.transfer(Transfer({"op": "ping"}), 0.05))
+
+        async with sandbox._sending, anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+        assert (results, sandbox.alive) == ([None], True)

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -89,6 +89,8 @@ class HostProcess:
 class Lab:
     manager: Manager
     instance: str
+    charged: list[float] = field(default_factory=list)
+    """CPU seconds that background processes have used."""
 
     async def run(
         self,
@@ -259,8 +261,13 @@ async def open_lab(granted: dict[str, Grant] | None = None, *, warm: int = 2) ->
     engine = DockerEngine(Owner(instance, uuid4().hex), tag_of)
     await engine.probe()
     sizing = Sizing(warm=warm, sessions=32, sandboxes=40)
-    async with Manager(engine, granted or grants(), sizing) as manager:
-        lab = Lab(manager, instance)
+    charged: list[float] = []
+
+    def used(principal: str, who: object, seconds: float) -> None:
+        charged.append(seconds)
+
+    async with Manager(engine, granted or grants(), sizing, used=used) as manager:
+        lab = Lab(manager, instance, charged)
         yield lab
     for group in lab.groups():
         group.rmdir()

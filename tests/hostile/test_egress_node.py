@@ -57,6 +57,23 @@ async def test_what_is_in_the_sandbox_itself_is_reached_without_the_proxy(egress
     assert egress.world.asked == []
 
 
+EXCEPTIONS = {"none": "''", "all": "'*'", "another": "'other.example.com'"}
+
+
+@pytest.mark.parametrize("said", EXCEPTIONS.values(), ids=EXCEPTIONS)
+async def test_whatever_a_program_makes_of_the_exceptions_the_proxy_itself_is_reached_directly(
+    egress: Egress, said: str
+) -> None:
+    origin = await egress.world.origin()
+    egress.world.allow(SITE, origin.port)
+    before = f"process.env.NO_PROXY = process.env.no_proxy = {said};"
+    lines = await looked(egress, f"http://{SITE}:{origin.port}/", before=before)
+    if said == "'*'":
+        assert [line.split()[0] for line in lines] == ["EAI_AGAIN"] * 2, "there is no other way"
+    else:
+        assert lines == ["hi"] * 2
+
+
 async def test_in_a_session_it_goes_on_in_every_cell(egress: Egress) -> None:
     origin = await egress.world.origin(tls=SITE)
     egress.world.allow(SITE, origin.port)
