@@ -49,8 +49,11 @@ class EgressRules:
         found = [known[name] for name in profile.split(PROFILES_JOINED) if name in known]
         if not found:
             raise ConfigError(f"there is no egress profile '{profile}' any more", hint="call again")
+        fastest = max((one.rate for one in found), key=lambda rate: rate.count / rate.seconds)
+        numbers = [each.name for each in fields(EgressLimits) if each.name != "rate"]
         return EgressLimits(
-            **{each.name: max(getattr(one, each.name) for one in found) for each in fields(EgressLimits)}
+            **{name: max(getattr(one, name) for one in found) for name in numbers},
+            rate=(fastest.count, int(fastest.seconds)),
         )
 
     def spend(self, access: EgressAccess, count: int) -> str:

@@ -11,6 +11,7 @@ import anyio
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
 
+from sandbox_server.enforcement.egress import EgressRules
 from sandbox_server.execution.egress import EgressAccess
 from sandbox_server.policy.decision import Principal
 from tests.access.egress.world import echo, rest, until
@@ -124,3 +125,19 @@ async def test_without_a_byte_left_a_program_is_told_that_the_quota_is_used_up(t
         assert b"used up" in answer
         # The first may be told after the second: its end is heard of when its program has long gone.
         assert "deny" in [each["decision"] for each in await here.record("connection")]
+
+
+async def test_who_has_several_profiles_has_the_fastest_rate_of_them(tmp_path: Path) -> None:
+    policy = """
+roles:
+  basic: {tools: {allow: [code_execution]}, code: {languages: {python: {}}}}
+egress:
+  profiles:
+    slow: {allow: ["a.example:443"], rate: 100/min, burst: 7}
+    fast: {allow: ["b.example:443"], rate: 2/s, burst: 5}
+deployment: {warm: 0}
+"""
+    async with place(tmp_path, policy) as here:
+        rules = EgressRules(here.enforced.gate)
+        found = [rules.limits(name) for name in ("slow", "fast", "slow+fast")]
+    assert [(each.rate, each.burst) for each in found] == [((100, 60), 7), ((2, 1), 5), ((2, 1), 7)]
