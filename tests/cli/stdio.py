@@ -49,6 +49,12 @@ class Peer:
         await self.request("initialize", HELLO)
         await self.send("notifications/initialized")
 
+    async def leave(self) -> None:
+        """As clients leave: the server ends in order."""
+        assert self.process.stdin is not None
+        await self.process.stdin.aclose()
+        await self.process.wait()
+
     async def execute(self, code: str) -> dict[str, Any]:
         return await self.request("tools/call", {"name": "code_execution", "arguments": {"code": code}})
 

@@ -162,6 +162,7 @@ async def test_web_database_and_way_out_work_from_a_policy_and_no_further_than_i
             first, second = fetched["stdout"].splitlines()[:2]
             assert first == "200 /open/b "
             assert second.startswith("403")
+            await peer.leave()
     record = _record(deployment)
     decisions = [each for each in record if each["kind"] == "decision"]
     reasons = [(each["tool"], each["decision"], each["reason"]) for each in decisions]
