@@ -3,7 +3,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from docker import APIClient
+from docker.errors import APIError
 
 from tests.cgroups import remove_groups
 
@@ -79,6 +82,17 @@ async def until(holds: Callable[[], bool]) -> None:
         await anyio.sleep(0.05)
 
 
+def _remove_all(made: Deployment) -> None:
+    """A server that was killed may have asked for a removal that still goes on: the engine then refuses another
+    one, and what counts is that nothing is left."""
+    deadline = time.monotonic() + 20
+    while left := made.containers():
+        assert time.monotonic() < deadline, f"containers of the test can't be removed: {left}"
+        for container in left:
+            with suppress(APIError):
+                made.docker.remove_container(container, force=True)
+
+
 @pytest.fixture
 def deployment(tmp_path: Path) -> Iterator[Deployment]:
     policy = tmp_path / "policy.yaml"
@@ -86,8 +100,7 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
     docker = APIClient(os.environ.get("DOCKER_HOST"), version="auto")
     made = Deployment(tmp_path / "state", policy, docker)
     yield made
-    for container in made.containers():
-        docker.remove_container(container, force=True)
+    _remove_all(made)
     docker.close()
     for instance in made.instances():
         remove_groups(instance)
