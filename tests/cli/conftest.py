@@ -83,8 +83,8 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 def _remove_all(made: Deployment) -> None:
-    """A server that was killed may have asked for a removal that still goes on: the engine then refuses another
-    one, and what counts is that nothing is left."""
+    """A server that was killed may have asked for a removal that still goes on: the engine then refuses
+    another one, and what counts is that nothing is left."""
     deadline = time.monotonic() + 20
     while left := made.containers():
         assert time.monotonic() < deadline, f"containers of the test can't be removed: {left}"
