@@ -94,6 +94,7 @@ async def found(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) ->
                     found.https[name] = await _web(peer, f"https://127.0.0.1:{server.port}/")
                 done = await peer.execute(PROGRAM.replace("PORT", str(found.site.port)))
                 found.sandbox = done["structuredContent"]["stdout"].splitlines()
+                await peer.leave()  # killed, it would leave its containers to the next one
         finally:
             for instance in deployment.instances():
                 remove_groups(instance)
