@@ -12,6 +12,7 @@ from sandbox_server.errors import ConfigError, PolicyDenied
 from sandbox_server.execution.egress import EgressAccess
 from sandbox_server.guards.web import EgressGrant, EgressLimits
 from sandbox_server.policy.decision import Json, Principal, Request
+from sandbox_server.policy.hosts_of import egress_limits
 
 _DENIED: Final = "egress.denied"
 
@@ -46,14 +47,13 @@ class EgressRules:
     def limits(self, profile: str) -> EgressLimits:
         """Of several profiles the most of each number."""
         known = self._gate.current.policy.file.egress.profiles
-        found = [known[name] for name in profile.split(PROFILES_JOINED) if name in known]
+        found = [egress_limits(known[name]) for name in profile.split(PROFILES_JOINED) if name in known]
         if not found:
             raise ConfigError(f"there is no egress profile '{profile}' any more", hint="call again")
-        fastest = max((one.rate for one in found), key=lambda rate: rate.count / rate.seconds)
         numbers = [each.name for each in fields(EgressLimits) if each.name != "rate"]
         return EgressLimits(
             **{name: max(getattr(one, name) for one in found) for name in numbers},
-            rate=(fastest.count, int(fastest.seconds)),
+            rate=max((one.rate for one in found), key=lambda rate: rate[0] / rate[1]),
         )
 
     def spend(self, access: EgressAccess, count: int) -> str:

@@ -198,11 +198,7 @@ def _egress(file: PolicyFile, written: list[tuple[str, Role]], aliases: Aliases)
                 for i, rule in enumerate(profile.deny)
             ),
         )
-        limits[name] = EgressLimits(
-            bytes_out=profile.bytes_out, bytes_in=profile.bytes_in, tunnels=profile.tunnels,
-            idle=profile.idle, total=profile.total, burst=profile.burst,
-            rate=(profile.rate.count, int(profile.rate.seconds)),
-        )  # fmt: skip
+        limits[name] = hosts_of.egress_limits(profile)
     return EgressRules(MappingProxyType(profiles), MappingProxyType(limits), file.egress.ca_bundle)
 
 

@@ -7,9 +7,10 @@ from ipaddress import ip_network
 from typing import TypeVar
 
 from sandbox_server.guards.hosts import HostPattern, PathGlob
+from sandbox_server.guards.web import EgressLimits
 from sandbox_server.policy.hostrules import HostRule
 from sandbox_server.policy.schema.base import secret_name
-from sandbox_server.policy.schema.egress import EgressAllow, EgressDeny
+from sandbox_server.policy.schema.egress import EgressAllow, EgressDeny, EgressProfile
 from sandbox_server.policy.schema.web import WebAllow, WebDeny
 
 Aliases = Mapping[str, tuple[str, ...]]
@@ -31,6 +32,18 @@ def web_allow(rule: WebAllow, source: str) -> HostRule:
         rate=None if rule.rate is None else (rule.rate.count, rule.rate.seconds),
         request_body=rule.request_body,
         limits=rule.limits.model_dump(exclude_none=True),
+    )
+
+
+def egress_limits(profile: EgressProfile) -> EgressLimits:
+    return EgressLimits(
+        bytes_out=profile.bytes_out,
+        bytes_in=profile.bytes_in,
+        tunnels=profile.tunnels,
+        idle=profile.idle,
+        total=profile.total,
+        rate=(profile.rate.count, int(profile.rate.seconds)),
+        burst=profile.burst,
     )
 
 

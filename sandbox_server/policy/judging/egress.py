@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 from sandbox_server.guards.urls import Url, UrlRefused, parse_url
-from sandbox_server.guards.web import EgressGrant
+from sandbox_server.guards.web import EgressGrant, EgressLimits
 from sandbox_server.policy.decision import Json, Limit
 from sandbox_server.policy.effective import Effective
 from sandbox_server.policy.hostrules import Destination, HostRule
@@ -33,11 +33,17 @@ def judge(granted: Effective, args: Mapping[str, Json]) -> Judgment:
         shown |= {"method": where.method, "path": where.path}
     if never_spoken_to(url):
         return floor("metadata_address", "an address that is never spoken to", canonical=shown)
-    at = f"egress.profiles.{profile}"
-    limits = {
-        key: Limit(value, f"{at}.{key}") for key, value in asdict(granted.egress.limits[profile]).items()
-    }
+    limits = _limits(granted.egress.limits[profile], f"egress.profiles.{profile}")
     return _judged(weigh(*rules, where), url, shown, {**granted.quotas, **limits})
+
+
+def _limits(profile: EgressLimits, at: str) -> dict[str, Limit]:
+    values = asdict(profile)
+    count, seconds = values.pop("rate")
+    # A quota is called `burst`, too.
+    burst = {"rate_burst": Limit(values.pop("burst"), f"{at}.burst")}
+    found = {key: Limit(value, f"{at}.{key}") for key, value in values.items()}
+    return {**found, "rate": Limit(count, f"{at}.rate", seconds), **burst}
 
 
 def _url(args: Mapping[str, Json]) -> Url:
